@@ -1,0 +1,49 @@
+"""Train scikit-learn classifiers on a Dask cluster, whatever its workers do.
+
+Public names are imported when they are first used: ``import skdist`` loads neither distributed nor torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from skdist.control.latency import LatencyBatchSizer
+    from skdist.control.schedules import AutoRate
+    from skdist.control.staleness import StalenessWindow
+    from skdist.estimators.classifier import DistributedSGDClassifier
+    from skdist.history import History
+    from skdist.server import ParameterServer
+
+_HOMES = {
+    "AutoRate": "skdist.control.schedules",
+    "DistributedSGDClassifier": "skdist.estimators.classifier",
+    "History": "skdist.history",
+    "LatencyBatchSizer": "skdist.control.latency",
+    "ParameterServer": "skdist.server",
+    "StalenessWindow": "skdist.control.staleness",
+}
+
+__all__ = [
+    "AutoRate",
+    "DistributedSGDClassifier",
+    "History",
+    "LatencyBatchSizer",
+    "ParameterServer",
+    "StalenessWindow",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'skdist' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

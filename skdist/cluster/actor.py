@@ -1,0 +1,140 @@
+"""The parameter server as a Dask actor, and the reference by which visits reach it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from distributed.protocol import to_serialize
+
+from skdist.exceptions import ServerLostError
+from skdist.fitting import FitSettings, build_server
+from skdist.messages import Answer, Join, Update
+from skdist.server import ParameterServer
+
+#: An exchange that takes longer has lost its server. Dask lets calls that never reach an actor hang.
+EXCHANGE_SECONDS = 30.0
+
+
+class ServerActor:
+    """Owns the `ParameterServer` of a fit on one worker.
+
+    It is created before it is known what will be trained, so that its start costs no time; `begin`
+    gives it the model.
+    """
+
+    def __init__(self) -> None:
+        self._server: ParameterServer | None = None
+        self._model: Any = None
+        self._classes: Any = None
+
+    def begin(
+        self, model: Any, classes: Any, settings: FitSettings, state: np.ndarray, n_rows: int,
+        n_learners: int, clock: float,
+    ) -> None:  # fmt: skip
+        """Make the server; parameters as in `skdist.fitting.build_server`."""
+        self._model, self._classes = model, classes
+        self._server = build_server(model, settings, state, n_rows, n_learners, clock)
+
+    def model(self) -> tuple[Any, Any]:
+        """Return the model and the classes; each worker asks once."""
+        return self._model, self._classes
+
+    def join(self, join: Join) -> Answer:
+        """See `ParameterServer.join`."""
+        return self._served().join(join)
+
+    def push(self, update: Update) -> Answer:
+        """See `ParameterServer.push`."""
+        return self._served().push(update)
+
+    def leave(self, visit: int, attempt: str) -> int:
+        """See `ParameterServer.leave`."""
+        return self._served().leave(visit, attempt)
+
+    def finish(self) -> Any:
+        """See `ParameterServer.finish`."""
+        return self._served().finish()
+
+    def progress(self) -> tuple[int, float, int]:
+        """See `ParameterServer.progress`."""
+        return self._served().progress()
+
+    def abort(self) -> None:
+        """Refuse all updates from now on, so that visits under way end with their round."""
+        if self._server is not None:
+            self._server.abort()
+
+    def _served(self) -> ParameterServer:
+        if self._server is None:
+            raise ServerLostError("The parameter server has no model yet.")
+        return self._server
+
+
+@dataclass(frozen=True)
+class ServerRef:
+    """How a visit reaches the server.
+
+    An ``Actor`` given to a task would be a dependency of it: with the actor's worker all visits would
+    fail at once, on healthy workers too. This is opaque to Dask.
+
+    Attributes
+    ----------
+    address : str
+        Of the actor's worker.
+    key : str
+        Of the actor.
+    """
+
+    address: str
+    key: str
+
+    def is_local(self, worker: Any) -> bool:
+        """Return whether the actor lives in this worker: a call is then a function call."""
+        return bool(worker.address == self.address)
+
+    def post(self, worker: Any, method: str, *args: Any) -> concurrent.futures.Future[Any]:
+        """Start a call from a task's thread and return its future."""
+        return asyncio.run_coroutine_threadsafe(
+            self._execute(worker, method, args), worker.loop.asyncio_loop
+        )
+
+    def call(self, worker: Any, method: str, *args: Any) -> Any:
+        """Call a method and return its result.
+
+        Raises
+        ------
+        ServerLostError
+            Where the server is gone or does not answer in time.
+        """
+        if self.is_local(worker):
+            actor = worker.state.actors.get(self.key)
+            if actor is None:
+                raise ServerLostError("The parameter server has left this worker.")
+            return getattr(actor, method)(*args)
+        return self.wait(self.post(worker, method, *args))
+
+    def wait(self, future: concurrent.futures.Future[Any]) -> Any:
+        """Return the result of a call that was posted; raises as `call`."""
+        try:
+            return future.result(EXCHANGE_SECONDS)
+        except concurrent.futures.TimeoutError:
+            future.cancel()
+            raise ServerLostError(
+                f"The parameter server on {self.address} did not answer within {EXCHANGE_SECONDS:.0f} s."
+            ) from None
+        except OSError as error:
+            raise ServerLostError(
+                f"The parameter server on {self.address} cannot be reached: {error}"
+            ) from error
+
+    async def _execute(self, worker: Any, method: str, args: tuple[Any, ...]) -> Any:
+        reply = await worker.rpc(self.address).actor_execute(
+            function=method, actor=self.key, args=[to_serialize(arg) for arg in args], kwargs={}
+        )
+        if reply["status"] != "OK":
+            raise reply["exception"]
+        return reply["result"]

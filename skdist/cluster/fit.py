@@ -1,0 +1,331 @@
+"""A fit on a cluster, from the first task to the last key released."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import dask
+import numpy as np
+from distributed import Client, KilledWorker
+
+from skdist.cluster import tasks
+from skdist.cluster.actor import ServerActor, ServerRef
+from skdist.cluster.plugin import LearnerPlugin
+from skdist.cluster.source import Source, delayed_call
+from skdist.control.dispatch import Dispatcher
+from skdist.exceptions import NoWorkersError, ServerLostError, VisitFailedError
+from skdist.fitting import FitResult, FitSettings, Progress, visit_records
+from skdist.history import History
+from skdist.messages import VisitReport
+from skdist.preparation import Summary
+
+logger = logging.getLogger("skdist")
+
+#: Seconds to wait for a first worker; ``dask.config.set({"skdist.worker-timeout": ...})`` changes it.
+WORKER_TIMEOUT = 30.0
+
+#: How often the driver looks for workers that came or went, in seconds.
+LOOK_SECONDS = 0.5
+
+#: Cleaning up takes at most this long, in seconds.
+CLEANUP_SECONDS = 10.0
+
+#: Collections that fill more of the cluster's memory are streamed: loaded, visited and let go.
+HELD_SHARE = 0.5
+
+#: Errors of the same visit before the fit gives up.
+MOST_FAILURES = 3
+
+
+def train_on_cluster(client: Client, source: Source, plan: Any, settings: FitSettings) -> FitResult:
+    """Train one model on the workers of a client.
+
+    Parameters
+    ----------
+    client : Client
+        Of the cluster.
+    source : Source
+        The rows.
+    plan : Plan
+        Makes the model once the partitions are measured.
+    settings : FitSettings
+        How to train.
+
+    Raises
+    ------
+    NoWorkersError
+        Where there is no worker within the time limit.
+    ValueError
+        For bad data; the message names the partition.
+    """
+    fit = ClusterFit(client, source, plan, settings)
+    try:
+        result: FitResult = client.sync(fit.run)
+    except KeyboardInterrupt:
+        # The coroutine was cancelled and cleans up in the client's thread; wait for it.
+        fit.cleaned.wait(CLEANUP_SECONDS)
+        raise
+    return result
+
+
+class ClusterFit:
+    """The driver of a fit; all of it runs in the client's event loop.
+
+    Parameters
+    ----------
+    client, source, plan, settings
+        As in `train_on_cluster`.
+
+    Attributes
+    ----------
+    cleaned : threading.Event
+        Set when nothing of the fit is left on the cluster.
+    """
+
+    def __init__(self, client: Client, source: Source, plan: Any, settings: FitSettings) -> None:
+        self.client, self.source, self.plan, self.settings = client, source, plan, settings
+        self.name = f"skdist-{uuid.uuid4().hex[:8]}"
+        self.cleaned = threading.Event()
+        self._token = self.name.removeprefix("skdist-")
+        self._blocks: list[Any] = []  # Future of each partition, or Delayed where it is streamed
+        self._sent: list[Any] = []
+        self._server: Any = None
+        self._server_future: Any = None
+        self._flying: dict[asyncio.Task[Any], tuple[int, Any]] = {}
+        self._failures: dict[int, int] = {}
+        self._history = History()
+
+    async def run(self) -> FitResult:
+        """Train; leave nothing behind, whatever happens."""
+        try:
+            return await self._run()
+        finally:
+            try:
+                await asyncio.wait_for(asyncio.shield(self._clean_up()), CLEANUP_SECONDS)
+            except Exception:
+                logger.warning("The fit could not clean up in time.", exc_info=True)
+            finally:
+                self.cleaned.set()
+
+    async def _run(self) -> FitResult:
+        workers = await self._wait_for_workers()
+        summaries, _, _ = await asyncio.gather(
+            self._prepare(workers), self._start_server(), self._register_plugin()
+        )
+        model, state, clock = self.plan.build(summaries)
+        rows = [summary.moments.rows for summary in summaries]
+        n_learners = sum(workers.values())
+        ref = ServerRef(self._server._address, self._server.key)
+        await self._call(
+            "begin", model, self.plan.classes, self.settings, state, sum(rows), n_learners, clock
+        )
+        dispatcher = Dispatcher(
+            rows,
+            {number: summary.worker for number, summary in enumerate(summaries)},
+            max_iter=self.settings.max_iter,
+            seed=self.settings.seed,
+            shuffle=self.settings.shuffle,
+            seconds_per_row=1e-9 * sum(s.nbytes for s in summaries) / max(sum(rows), 1),
+            step=model.batch_size,
+        )
+        await self._visit_all(dispatcher, ref, workers)
+        state, _, clock, rounds, epochs, converged = await self._call("finish")
+        self._history.rounds.extend(rounds)
+        self._history.epochs.extend(epochs)
+        return FitResult(state, clock, dispatcher.last_epoch + 1, converged, self._history)
+
+    async def _wait_for_workers(self) -> dict[str, int]:
+        """Return the threads of each worker, once there is one."""
+        limit = float(dask.config.get("skdist.worker-timeout", WORKER_TIMEOUT))
+        deadline = time.monotonic() + limit
+        told = False
+        while not (workers := await self._workers()):
+            if time.monotonic() > deadline:
+                raise NoWorkersError(
+                    f"The cluster has had no worker for {limit:g} s. Start some (cluster.scale(...)), wait "
+                    "with client.wait_for_workers(1), or raise the limit with "
+                    'dask.config.set({"skdist.worker-timeout": seconds}).'
+                )
+            if not told:
+                logger.info("Waiting up to %g s for a first worker.", limit)
+                told = True
+            await asyncio.sleep(0.1)
+        return workers
+
+    async def _workers(self) -> dict[str, int]:
+        identity = await self.client.scheduler.identity(n_workers=-1)
+        return {
+            address: worker["nthreads"]
+            for address, worker in identity["workers"].items()
+            if worker.get("status", "running") == "running"
+        }
+
+    async def _memory(self) -> float:
+        identity = await self.client.scheduler.identity(n_workers=-1)
+        limits = [worker["memory_limit"] for worker in identity["workers"].values()]
+        return float(sum(limits)) if all(limits) else np.inf
+
+    async def _start_server(self) -> None:
+        self._server_future = self.client.submit(
+            ServerActor, actor=True, key=f"skdist-server-{self._token}", pure=False
+        )
+        self._server = await self._server_future
+
+    async def _register_plugin(self) -> None:
+        sizer = self.settings.sizer
+        plugin = LearnerPlugin(
+            self.name, sizer.window if sizer is not None else 5, self.settings.adapter,
+            self.settings.collect,
+        )  # fmt: skip
+        replies = await self.client.register_plugin(plugin, name=self.name)
+        for reply in replies.values():
+            if reply["status"] != "OK":
+                raise reply["exception"]
+
+    async def _prepare(self, workers: dict[str, int]) -> list[Summary]:
+        """Convert and measure all partitions, held on the workers or streamed."""
+        token, source = self._token, self.source
+        numbers = range(len(source.parts))
+        if not source.lazy:
+            self._sent = await self.client.scatter(list(source.parts), hash=False)
+            self._blocks = [
+                self.client.submit(
+                    tasks.prepare_slice, n, sent, key=(f"skdist-partition-{token}", n), pure=False
+                )
+                for n, sent in zip(numbers, self._sent, strict=True)
+            ]
+        else:
+            self._blocks = [
+                delayed_call(tasks.prepare, (f"skdist-partition-{token}", n), n, *part)
+                for n, part in zip(numbers, source.parts, strict=True)
+            ]
+            if np.isnan(source.nbytes) or source.nbytes <= HELD_SHARE * await self._memory():
+                self._blocks = self.client.compute(self._blocks, optimize_graph=False)
+        measured = [
+            delayed_call(tasks.measure, (f"skdist-measure-{token}", n), n, block)
+            if dask.is_dask_collection(block)
+            else self.client.submit(
+                tasks.measure, n, block, key=(f"skdist-measure-{token}", n), pure=False
+            )
+            for n, block in zip(numbers, self._blocks, strict=True)
+        ]
+        if dask.is_dask_collection(measured[0]):
+            measured = self.client.compute(measured, optimize_graph=False)
+        summaries: list[Summary] = await self.client.gather(measured)
+        self._sent = []
+        return summaries
+
+    async def _visit_all(self, dispatcher: Dispatcher, ref: ServerRef, workers: dict[str, int]) -> None:
+        """Keep every worker busy until all epochs are through."""
+        progress = Progress(self.settings.verbose)
+        for name, slots in workers.items():
+            dispatcher.add_worker(name, slots)
+        looked = idle = time.monotonic()
+        while not dispatcher.done:
+            for name, order in dispatcher.orders():
+                self._submit(name, order, ref)
+            if self._flying:
+                idle = time.monotonic()
+                ended, _ = await asyncio.wait(
+                    self._flying, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in ended:
+                    number, _ = self._flying.pop(task)
+                    self._land(dispatcher, number, task)
+            elif time.monotonic() - idle > WORKER_TIMEOUT:
+                raise NoWorkersError(f"All workers left and none came back for {WORKER_TIMEOUT:g} s.")
+            else:
+                await asyncio.sleep(0.1)
+            if time.monotonic() - looked > LOOK_SECONDS:
+                looked = time.monotonic()
+                await self._look(dispatcher, progress)
+
+    async def _look(self, dispatcher: Dispatcher, progress: Progress) -> None:
+        """Notice workers that came or went, a server that is lost, and tell the user."""
+        present = await self._workers()
+        for name in set(dispatcher.workers) - set(present):
+            dispatcher.remove_worker(name)
+        for name, slots in present.items():
+            dispatcher.add_worker(name, slots)
+        if self._server_future.status not in ("finished", "pending"):
+            raise ServerLostError("The worker that held the parameter server left the cluster.")
+        if progress.wanted:
+            progress.show(*await self._call("progress"), workers=len(present))
+
+    def _submit(self, name: str, order: Any, ref: ServerRef) -> None:
+        blocks = [self._blocks[segment.partition] for segment in order.segments]
+        key = (f"skdist-visit-{self._token}", order.number)
+        where = {"workers": [name], "allow_other_workers": True}
+        if any(dask.is_dask_collection(block) for block in blocks):
+            work = delayed_call(tasks.visit, key, order, ref, self.name, *blocks)
+            future = self.client.compute(work, optimize_graph=False)
+        else:
+            future = self.client.submit(
+                tasks.visit, order, ref, self.name, *blocks, key=key, pure=False, **where
+            )
+        self._flying[asyncio.ensure_future(_outcome(future))] = (order.number, future)
+
+    def _land(self, dispatcher: Dispatcher, number: int, task: asyncio.Task[Any]) -> None:
+        try:
+            report: VisitReport = task.result()
+        except KilledWorker as error:
+            self._failures[number] = self._failures.get(number, 0) + 1
+            raise VisitFailedError(
+                f"Visit {number} was tried on several workers and each died: {error}. "
+                "See the logs of the workers; too little memory is the usual cause."
+            ) from error
+        dispatcher.finished(report)
+        self._history.visits.extend(visit_records(report))
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        """Call the server from the driver, with a limit."""
+        try:
+            return await asyncio.wait_for(_await(getattr(self._server, method)(*args)), WORKER_TIMEOUT)
+        except (asyncio.TimeoutError, OSError) as error:
+            raise ServerLostError(f"The parameter server does not answer: {error}") from error
+
+    async def _clean_up(self) -> None:
+        """Stop what is under way and free every key, the actor and the plugin."""
+        flying = [future for _, future in self._flying.values()]
+        for task in self._flying:
+            task.cancel()
+        if flying:
+            if self._server is not None:
+                await _quietly(self._server.abort)
+            await self.client.cancel(flying, force=True)
+        self._flying.clear()
+        futures = [*self._blocks, *self._sent, *flying]
+        for future in futures:
+            if hasattr(future, "release"):
+                future.release()
+        self._blocks, self._sent = [], []
+        if self._server is not None and self._server._future is not None:
+            self._server._future.release()
+        if self._server_future is not None:
+            self._server_future.release()
+        self._server = self._server_future = None
+        await self.client.unregister_worker_plugin(self.name)
+
+
+async def _outcome(future: Any) -> Any:
+    try:
+        return await future
+    finally:
+        future.release()
+
+
+async def _await(awaitable: Any) -> Any:
+    return await awaitable
+
+
+async def _quietly(call: Callable[[], Any]) -> None:
+    try:
+        await asyncio.wait_for(_await(call()), 2.0)
+    except Exception:
+        logger.debug("The server could not be told to stop.", exc_info=True)

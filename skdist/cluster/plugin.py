@@ -1,0 +1,87 @@
+"""The worker's side between visits: heartbeat latencies and the learners of its threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from distributed import WorkerPlugin
+
+from skdist.control.staleness import StalenessWindow
+from skdist.control.windows import LatencyWindow
+from skdist.learner import Learner
+from skdist.messages import Link
+
+#: Heartbeats sent at once at the start, so that the window is not empty for seconds.
+FIRST_HEARTBEATS = 5
+
+
+class LearnerPlugin(WorkerPlugin):
+    """Samples a worker's heartbeat latency and keeps the learners of its threads.
+
+    Dask calls a metric once per heartbeat; between two calls the worker's total of latencies grows by
+    the raw round trip of the heartbeat in between. (`worker.latency` is the same, heavily smoothed.)
+
+    Parameters
+    ----------
+    name : str
+        Unique per fit: a plugin of the same name would be replaced.
+    window : int
+        Latencies that are remembered.
+    adapter : StalenessWindow or None
+        For the learners.
+    collect : int
+        For the learners.
+    """
+
+    def __init__(self, name: str, window: int, adapter: StalenessWindow | None, collect: int) -> None:
+        self.name = name
+        self._size = window
+        self._adapter = adapter
+        self._collect = collect
+
+    async def setup(self, worker: Any) -> None:
+        """Start to sample, and fill the window with a few quick heartbeats."""
+        self.worker = worker
+        self.latencies = LatencyWindow(self._size)
+        self.model: Any = None
+        self.lock = threading.Lock()
+        self._idle: list[Learner] = []
+        self._made = 0
+        self._total = worker.digests_total["latency"]
+        worker.metrics[self.name] = self.sample
+        # A first value would be that of a heartbeat from before; it is as good as any.
+        for _ in range(FIRST_HEARTBEATS):
+            await worker.heartbeat()
+
+    def teardown(self, worker: Any) -> None:
+        """Stop to sample."""
+        worker.metrics.pop(self.name, None)
+
+    def sample(self, worker: Any) -> float:
+        """Take in the round trip of the last heartbeat and return it; the metric Dask calls."""
+        total = worker.digests_total["latency"]
+        grown, self._total = total - self._total, total
+        if grown > 0:
+            interval = worker.periodic_callbacks["heartbeat"].callback_time / 1000
+            self.latencies.observe(grown, time.monotonic(), interval)
+        return float(grown)
+
+    def link(self) -> Link:
+        """Return what is known of the link to the scheduler."""
+        return Link(tuple(self.latencies))
+
+    def take_learner(self) -> Learner:
+        """Return a learner that no other visit on this worker uses."""
+        with self.lock:
+            if self._idle:
+                return self._idle.pop()
+            self._made += 1
+            name = f"{self.worker.address}/{self._made}"
+        return Learner(name, self.worker.address, self._adapter, self._collect, self.link)
+
+    def return_learner(self, learner: Learner) -> None:
+        """Make a learner free for the next visit."""
+        with self.lock:
+            self._idle.append(learner)

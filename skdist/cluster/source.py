@@ -1,0 +1,155 @@
+"""Where the rows come from: aligned blocks of collections, or slices of arrays in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import numpy as np
+
+from skdist.models.partition import frame_to_numpy
+
+#: In-memory data is sent in slices of at most this size.
+SLICE_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows in parts that are aligned.
+
+    Attributes
+    ----------
+    parts : sequence of (X, y, sample_weight or None)
+        Blocks: Delayed where ``lazy``, else slices of arrays in this process.
+    lazy : bool
+        Whether the parts are on the cluster.
+    nbytes : float
+        Size of X; nan where it is unknown.
+    """
+
+    parts: Sequence[tuple[Any, Any, Any]]
+    lazy: bool
+    nbytes: float
+
+
+def memory_source(X: Any, y: np.ndarray, sample_weight: np.ndarray | None) -> Source:
+    """Return slices of arrays in memory, at least eight so that several workers get some."""
+    n_rows = X.shape[0]
+    nbytes = X.data.nbytes + X.indices.nbytes if hasattr(X, "indptr") else X.nbytes
+    count = min(max(8, -(-nbytes // SLICE_BYTES)), n_rows)
+    edges = np.linspace(0, n_rows, count + 1).astype(int)
+    parts = [
+        (X[a:b], y[a:b], None if sample_weight is None else sample_weight[a:b])
+        for a, b in zip(edges[:-1], edges[1:], strict=True)
+    ]
+    return Source(parts, lazy=False, nbytes=nbytes)
+
+
+def collection_source(X: Any, y: Any, sample_weight: Any) -> tuple[Source, np.ndarray | None]:
+    """Return the blocks of collections, and the names of the columns where there are some.
+
+    Raises
+    ------
+    ValueError
+        Where X and y are not aligned, or X is not a table.
+    """
+    if not _is_table(X):
+        if hasattr(X, "__dask_graph__"):
+            raise ValueError(
+                f"X is a {type(X).__name__}; it must be a dask Array or a dask DataFrame. "
+                "dask.array.from_delayed makes an Array of Delayed objects."
+            )
+        X = _like("X", X, y)
+    frame = hasattr(X, "columns")
+    names = np.asarray(X.columns, dtype=object) if frame else None
+    if frame:
+        frame_to_numpy(X._meta)  # refuses columns that are no numbers before anything is computed
+    else:
+        if X.ndim != 2:
+            raise ValueError(
+                f"X must have two dimensions, it has {X.ndim}. Reshape it to (n_rows, n_features)."
+            )
+        if X.numblocks[1] > 1:
+            raise ValueError(
+                f"The columns of X are split over {X.numblocks[1]} chunks; a row must lie in one. "
+                "Call X.rechunk({1: -1})."
+            )
+        if X.shape[0] == 0:
+            raise ValueError("X is empty: it has 0 rows.")
+        if X.shape[1] == 0:
+            raise ValueError("X has 0 features; at least 1 is needed.")
+    columns = [_blocks("X", X, X)]
+    for name, values in (("y", y), ("sample_weight", sample_weight)):
+        if values is None and name == "y":
+            raise ValueError("y must not be None: a classifier needs labels.")
+        columns.append([None] * len(columns[0]) if values is None else _blocks(name, values, X))
+    size = np.nan if frame else float(X.nbytes)
+    return Source(list(zip(*columns, strict=True)), lazy=True, nbytes=size), names
+
+
+def _is_table(X: Any) -> bool:
+    return hasattr(X, "__dask_graph__") and (hasattr(X, "columns") or hasattr(X, "chunks"))
+
+
+def _lengths(values: Any) -> tuple[float, ...] | None:
+    return tuple(values.chunks[0]) if hasattr(values, "chunks") else None
+
+
+def _like(name: str, values: Any, X: Any) -> Any:
+    """Return values in memory as an Array with the row chunks of X."""
+    import dask.array as da
+
+    lengths = _lengths(X)
+    array = np.asarray(values)
+    if lengths is None or np.isnan(lengths).any():
+        raise ValueError(
+            f"{name} is in memory but the lengths of the Dask partitions are unknown, so the rows cannot "
+            f"be aligned. Pass {name} as a Dask collection, or a dask Array after compute_chunk_sizes()."
+        )
+    if len(array) != sum(lengths):
+        raise ValueError(
+            f"{name} has {len(array)} rows but the Dask collection beside it has {int(sum(lengths))}."
+        )
+    chunks = (lengths,) + ((array.shape[1],) if array.ndim == 2 else ())
+    return da.from_array(array, chunks=chunks)
+
+
+def _blocks(name: str, values: Any, X: Any) -> list[Any]:
+    """Return the delayed blocks of a collection, checked against X."""
+    if not hasattr(values, "__dask_graph__"):
+        values = _like(name, values, X)
+    if not hasattr(values, "npartitions") or not hasattr(values, "to_delayed"):
+        raise ValueError(f"{name} is a {type(values).__name__}; it must be a dask Array or Series.")
+    if name != "X" and getattr(values, "ndim", 1) == 2 and values.shape[1] != 1:
+        raise ValueError(f"{name} must have one column, it has {values.shape[1]}.")
+    mine, other = _lengths(values), _lengths(X)
+    known = mine is not None and other is not None and not np.isnan((*mine, *other)).any()
+    if known and sum(mine) != sum(other):
+        raise ValueError(
+            f"X and {name} have different lengths: {int(sum(other))} rows of X, {int(sum(mine))} of {name}."
+        )
+    if values.npartitions != X.npartitions:
+        raise ValueError(
+            f"X has {X.npartitions} partitions, {name} has {values.npartitions}. "
+            + _advice(name, values, X)
+        )
+    if known and mine != other:
+        first = next(i for i, (a, b) in enumerate(zip(other, mine, strict=True)) if a != b)
+        raise ValueError(
+            f"Partition {first} has {int(other[first])} rows of X but {int(mine[first])} of {name}. "
+            + _advice(name, values, X)
+        )
+    return list(np.asarray(values.to_delayed(), dtype=object).ravel())
+
+
+def _advice(name: str, values: Any, X: Any) -> str:
+    if hasattr(values, "rechunk") and hasattr(X, "chunks"):
+        return f"Call {name}.rechunk((X.chunks[0],)) to give it the partitions of X."
+    return f"Repartition both alike, for example by taking X and {name} from one DataFrame."
+
+
+def delayed_call(function: Any, key: Any, *args: Any) -> Any:
+    """Return ``function(*args)`` as a Delayed with a key of our choice."""
+    return dask.delayed(function, pure=False)(*args, dask_key_name=key)

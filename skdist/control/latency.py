@@ -1,0 +1,153 @@
+"""Method B, steps 1 and 2: the size of a round follows the latency of the link."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, StrOptions
+
+#: The least threshold that ``threshold='auto'`` chooses, in seconds: what lies below is noise of the
+#: event loops, not of the link.
+LEAST_AUTO_THRESHOLD = 1e-3
+
+
+class LatencyBatchSizer(BaseEstimator):
+    """Size a learner's rounds by the efficiency of its worker's link.
+
+    The heartbeat latency of every worker is sampled at each heartbeat. A sample below the threshold
+    counts as effective time, all others and heartbeats that were missed do not::
+
+        e = T_eff / T_obs                 link efficiency, in [0, 1]
+        B = round(e / (1 + e) * B0)       rows of the next round
+
+    A perfect link has ``e = 1`` and gets ``B0 / 2`` rows; a worker whose heartbeats are all late gets the
+    smallest round. ``B0`` is the estimator's ``round_size``.
+
+    Parameters
+    ----------
+    threshold : 'auto' or float, default='auto'
+        Seconds; a sample strictly below is effective. ``'auto'`` is twice the median of the *other*
+        workers' samples, at least 1 ms: a worker must not raise its own efficiency by being slow.
+    window : int, default=5
+        How many heartbeats are remembered. They come every 0.5 s on small clusters.
+    rounding : {'floor', 'ceil'}, default='floor'
+        How B is made whole.
+    rule : {'efficiency', 'throughput'}, default='efficiency'
+        ``'throughput'`` ignores the link and gives ``B0 * mean(t) / t`` rows, with ``t`` the learner's
+        training time per row, so that all rounds last equally long. Not part of the published method;
+        compare arXiv:2305.12213.
+    dead_band : float, default=0.2
+        Relative change of B below which ``'throughput'`` keeps the present size.
+
+    Notes
+    -----
+    Published in CN120234158A, which leaves the threshold and B0 open; their choice is ours.
+
+    Examples
+    --------
+    >>> sizer = LatencyBatchSizer(threshold=0.01)
+    >>> sizer.efficiency([0.002, 0.003, 0.05, 0.002], others=[])
+    0.75
+    >>> sizer.size(0.75, standard=700)
+    300
+    """
+
+    _parameter_constraints = {
+        "threshold": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
+        "window": [Interval(Integral, 1, None, closed="left")],
+        "rounding": [StrOptions({"floor", "ceil"})],
+        "rule": [StrOptions({"efficiency", "throughput"})],
+        "dead_band": [Interval(Real, 0, 1, closed="left")],
+    }
+
+    def __init__(
+        self,
+        threshold: str | float = "auto",
+        window: int = 5,
+        rounding: str = "floor",
+        rule: str = "efficiency",
+        dead_band: float = 0.2,
+    ) -> None:
+        self.threshold = threshold
+        self.window = window
+        self.rounding = rounding
+        self.rule = rule
+        self.dead_band = dead_band
+
+    def efficiency(self, own: Sequence[float], others: Iterable[float]) -> float:
+        """Return ``e = T_eff / T_obs`` in [0, 1]; 1 where nothing was observed.
+
+        Parameters
+        ----------
+        own : sequence of float
+            The worker's latencies in seconds, ``inf`` for missed heartbeats.
+        others : iterable of float
+            The latencies of all other workers; used by ``threshold='auto'`` only.
+        """
+        if not len(own):
+            return 1.0
+        limit = self.limit(others)
+        return sum(latency < limit for latency in own) / len(own)
+
+    def limit(self, others: Iterable[float]) -> float:
+        """Return the threshold in seconds; infinite where ``'auto'`` has nobody to compare with."""
+        if self.threshold != "auto":
+            return float(self.threshold)
+        finite = [latency for latency in others if math.isfinite(latency)]
+        if not finite:
+            return math.inf
+        return max(2 * float(np.median(finite)), LEAST_AUTO_THRESHOLD)
+
+    def size(self, efficiency: float, standard: int) -> int:
+        """Return ``B = round(e / (1 + e) * B0)`` in rows, before the owner clips it."""
+        exact = efficiency / (1 + efficiency) * standard
+        return math.floor(exact) if self.rounding == "floor" else math.ceil(exact)
+
+    def balanced_size(self, standard: int, seconds: float, mean: float, present: int) -> int:
+        """Return the size under ``rule='throughput'``.
+
+        Parameters
+        ----------
+        standard : int
+            ``B0`` in rows.
+        seconds, mean : float
+            Training time per row of this learner, and its mean over all.
+        present : int
+            The size of the learner's last round.
+        """
+        if seconds <= 0 or mean <= 0:
+            return standard
+        exact = standard * mean / seconds
+        if present > 0 and abs(exact - present) <= self.dead_band * present:
+            return present
+        return math.floor(exact) if self.rounding == "floor" else math.ceil(exact)
+
+
+def automatic_standard(
+    seconds_per_row: float, seconds_exchange: float, share: int, batch_size: int, doubled: bool
+) -> int:
+    """Return ``B0`` in rows for ``round_size='auto'``.
+
+    A round should train several times as long as an exchange takes, so that exchanges can hide behind
+    training, but a learner should exchange several times while it goes over its share of the rows.
+
+    Parameters
+    ----------
+    seconds_per_row, seconds_exchange : float
+        What the learner measured; 0 where it has not yet.
+    share : int
+        Rows of an epoch that fall to one learner.
+    batch_size : int
+        Rows of a mini-batch step.
+    doubled : bool
+        Whether the batch sizer will halve the size on a perfect link.
+    """
+    shortest = max(share // 16, 2 * batch_size)
+    longest = max(share // 4, shortest)
+    wanted = 4 * seconds_exchange / seconds_per_row if seconds_per_row > 0 else shortest
+    rows = int(min(max(wanted, shortest), longest))
+    return 2 * rows if doubled else rows

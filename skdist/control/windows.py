@@ -1,0 +1,66 @@
+"""Sliding windows over what a learner and its worker have seen."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+
+class SlidingWindow:
+    """The last ``size`` values, oldest dropped first.
+
+    Parameters
+    ----------
+    size : int
+        How many values are kept.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._values: deque[float] = deque(maxlen=size)
+
+    def append(self, value: float) -> None:
+        """Take a value in."""
+        self._values.append(float(value))
+
+    def sample(self, stride: int = 1) -> tuple[float, ...]:
+        """Return every ``stride``-th value, newest first."""
+        return tuple(reversed(self._values))[::stride]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(tuple(self._values))
+
+
+class LatencyWindow(SlidingWindow):
+    """Raw heartbeat round trips in seconds, with ``inf`` for each heartbeat that was missed.
+
+    A gap of more than 1.5 intervals between two heartbeats means that some were missed.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._last: float | None = None
+
+    def observe(self, latency: float, now: float, interval: float) -> None:
+        """Take in a heartbeat.
+
+        Parameters
+        ----------
+        latency : float
+            Its round trip in seconds; negative values, which a clock that was set back can give, count
+            as 0.
+        now : float
+            When it was seen, in seconds of any steady clock.
+        interval : float
+            Seconds between heartbeats.
+        """
+        if self._last is not None and interval > 0:
+            gap = now - self._last
+            if gap > 1.5 * interval:
+                missed = min(round(gap / interval) - 1, self._values.maxlen or 1)
+                for _ in range(max(missed, 1)):
+                    self.append(float("inf"))
+        self._last = now
+        self.append(max(latency, 0.0))

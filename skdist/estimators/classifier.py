@@ -1,0 +1,486 @@
+"""DistributedSGDClassifier."""
+
+from __future__ import annotations
+
+import warnings
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
+
+from skdist.control.latency import LatencyBatchSizer
+from skdist.control.schedules import AutoRate
+from skdist.control.staleness import StalenessWindow
+from skdist.estimators import prediction
+from skdist.estimators.plan import Past, Plan, Training, train_in_process
+from skdist.estimators.routing import choose_client, is_collection
+from skdist.estimators.settings import SettingsMixin
+from skdist.fitting import FitResult, FitSettings
+from skdist.models.losses import LOSSES
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+def _estimates_probabilities(estimator: DistributedSGDClassifier) -> bool:
+    if not LOSSES[estimator.loss].probabilities:
+        raise AttributeError(f"probability estimates are not available for loss={estimator.loss!r}")
+    return True
+
+
+class DistributedSGDClassifier(ClassifierMixin, SettingsMixin):
+    """Linear classifiers trained with stochastic gradient descent on a Dask cluster.
+
+    A drop-in for `sklearn.linear_model.SGDClassifier` that trains one model on all workers of a cluster: a
+    parameter server lives in a Dask actor, tasks that visit the partitions of the data train on them, and
+    what they learn is exchanged asynchronously. Without a cluster it trains in this process, with the
+    same server and the same loop.
+
+    It minimises ``(1/n) sum_i weight_i loss(y_i, x_i w + b) + alpha/2 |w|^2``, as scikit-learn does, whatever
+    the number of workers.
+
+    Parameters
+    ----------
+    loss : {'hinge', 'log_loss'}, default='hinge'
+        ``'log_loss'`` is logistic regression, the default a linear SVM.
+    penalty : {'l2', None}, default='l2'
+        Penalty on the coefficients.
+    alpha : float, default=0.0001
+        Strength of the penalty.
+    l1_ratio : float, default=0.15
+        For the elastic net, which is not available yet.
+    fit_intercept : bool, default=True
+        Whether there is an intercept.
+    max_iter : int, default=1000
+        Passes over the data at most.
+    tol : float or None, default=1e-3
+        Training ends after the pass in which the training loss did not get below ``best - tol`` for
+        ``n_iter_no_change`` checks. With ``learning_rate='auto'`` large data is checked several times per
+        pass, else once.
+    shuffle : bool, default=True
+        Whether to visit partitions and rows in another order in each pass.
+    verbose : int, default=0
+        1 prints progress.
+    epsilon : float, default=0.1
+        For losses that are not available yet.
+    n_jobs : int or None, default=None
+        Threads when training in this process; None is 1, -1 all processors.
+    random_state : int, RandomState or None, default=None
+        Seed of the order of the rows.
+    learning_rate : {'auto', 'optimal', 'constant', 'invscaling'} or AutoRate, default='auto'
+        ``'auto'`` is ``AutoRate()``: it needs neither tuning nor standardised data. The others mean what they
+        mean in scikit-learn, with t counting mini-batch steps.
+    eta0 : float, default=0.01
+        Step size of 'constant' and 'invscaling'.
+    power_t : float, default=0.5
+        Exponent of 'invscaling'.
+    early_stopping : bool, default=False
+        Not available yet.
+    validation_fraction : float, default=0.1
+        For early stopping.
+    n_iter_no_change : int, default=5
+        Checks without improvement before training ends.
+    class_weight : None
+        Not available yet; ``sample_weight`` does the same.
+    warm_start : bool, default=False
+        Whether `fit` starts from the present solution.
+    average : bool or int, default=False
+        Whether ``coef_`` is the average over all steps, or all after that many rows. ``'auto'`` rates
+        average anyway.
+    mode : {'async'}, default='async'
+        Consistency. Asynchronous: nobody waits for anybody.
+    batch_size : 'auto' or int, default='auto'
+        Rows of a mini-batch step. ``'auto'`` is 64, less for small data.
+    round_size : 'auto' or int, default='auto'
+        ``B0``: rows of a standard round, which a learner trains between two exchanges with the server. On a
+        perfect link the default batch sizer gives half of it. ``'auto'`` makes a round last several times as
+        long as an exchange.
+    rate_adapter : 'auto', StalenessWindow or None, default='auto'
+        Scales updates by their staleness; ``'auto'`` is ``StalenessWindow()``, None applies them in full.
+    batch_sizer : 'auto', LatencyBatchSizer or None, default='auto'
+        Sizes rounds by heartbeat latency; ``'auto'`` is ``LatencyBatchSizer()``, None gives ``round_size``.
+    planner : 'auto' or None, default='auto'
+        How many visits a worker runs and holds ready. For now both mean one per thread and one waiting.
+    aggregator : 'auto' or None, default='auto'
+        How updates that are collected are weighted. For now both mean equal weight per step.
+    collect : int, default=1
+        Updates that the server collects and applies together.
+    client : distributed.Client or None, default=None
+        Trains there. None takes the active client for Dask collections and for in-memory data above
+        64 MB; without one, Dask collections train on a temporary in-process cluster and in-memory data in
+        this process. Clones share the client; pickles leave it out.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
+        Coefficients.
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+        Intercepts.
+    classes_ : ndarray of shape (n_classes,)
+        Labels.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where X has string names.
+    n_iter_ : int
+        Passes made.
+    t_ : float
+        Mini-batch steps made plus 1; asynchronous updates count by their rate scale.
+    history_ : History
+        What happened: rounds, visits and epochs.
+
+    See Also
+    --------
+    sklearn.linear_model.SGDClassifier : One process, one row at a time.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdist import DistributedSGDClassifier
+    >>> X = np.array([[-1.0, -1], [-2, -1], [1, 1], [2, 1]] * 25)
+    >>> y = np.array(["left", "left", "right", "right"] * 25)
+    >>> clf = DistributedSGDClassifier(random_state=0).fit(X, y)
+    >>> clf.predict([[-0.8, -1]])
+    array(['left'], dtype='<U5')
+    """
+
+    _auto_settings: ClassVar[dict[str, Any]] = {
+        "rate_adapter": StalenessWindow,
+        "batch_sizer": LatencyBatchSizer,
+        "learning_rate": AutoRate,
+    }
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "loss": [StrOptions(set(LOSSES))],
+        "penalty": [StrOptions({"l2"}), None],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "l1_ratio": [Interval(Real, 0, 1, closed="both"), None],
+        "fit_intercept": ["boolean"],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left"), None],
+        "shuffle": ["boolean"],
+        "verbose": ["verbose"],
+        "epsilon": [Interval(Real, 0, None, closed="left")],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "learning_rate": [StrOptions({"auto", "optimal", "constant", "invscaling"}), AutoRate],
+        "eta0": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "class_weight": [None],
+        "warm_start": ["boolean"],
+        "average": [Interval(Integral, 0, None, closed="neither"), "boolean"],
+        "mode": [StrOptions({"async"})],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "round_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "rate_adapter": [StrOptions({"auto"}), StalenessWindow, None],
+        "batch_sizer": [StrOptions({"auto"}), LatencyBatchSizer, None],
+        "planner": [StrOptions({"auto"}), None],
+        "aggregator": [StrOptions({"auto"}), None],
+        "collect": [Interval(Integral, 1, None, closed="left")],
+        "client": "no_validation",
+    }
+
+    def __init__(
+        self,
+        loss: str = "hinge",
+        *,
+        penalty: str | None = "l2",
+        alpha: float = 0.0001,
+        l1_ratio: float = 0.15,
+        fit_intercept: bool = True,
+        max_iter: int = 1000,
+        tol: float | None = 1e-3,
+        shuffle: bool = True,
+        verbose: int = 0,
+        epsilon: float = 0.1,
+        n_jobs: int | None = None,
+        random_state: Any = None,
+        learning_rate: str | AutoRate = "auto",
+        eta0: float = 0.01,
+        power_t: float = 0.5,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
+        class_weight: Any = None,
+        warm_start: bool = False,
+        average: bool | int = False,
+        mode: str = "async",
+        batch_size: str | int = "auto",
+        round_size: str | int = "auto",
+        rate_adapter: str | StalenessWindow | None = "auto",
+        batch_sizer: str | LatencyBatchSizer | None = "auto",
+        planner: str | None = "auto",
+        aggregator: str | None = "auto",
+        collect: int = 1,
+        client: Client | None = None,
+    ) -> None:
+        self.loss = loss
+        self.penalty = penalty
+        self.alpha = alpha
+        self.l1_ratio = l1_ratio
+        self.fit_intercept = fit_intercept
+        self.max_iter = max_iter
+        self.tol = tol
+        self.shuffle = shuffle
+        self.verbose = verbose
+        self.epsilon = epsilon
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.learning_rate = learning_rate
+        self.eta0 = eta0
+        self.power_t = power_t
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.class_weight = class_weight
+        self.warm_start = warm_start
+        self.average = average
+        self.mode = mode
+        self.batch_size = batch_size
+        self.round_size = round_size
+        self.rate_adapter = rate_adapter
+        self.batch_sizer = batch_sizer
+        self.planner = planner
+        self.aggregator = aggregator
+        self.collect = collect
+        self.client = client
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        coef_init: np.ndarray | None = None,
+        intercept_init: np.ndarray | None = None,
+        sample_weight: Any = None,
+    ) -> DistributedSGDClassifier:
+        """Train on all rows.
+
+        Parameters
+        ----------
+        X : array-like, sparse, DataFrame, dask Array or dask DataFrame of shape (n_samples, n_features)
+            Training data. Dask collections stay on the cluster.
+        y : array-like, dask Array or dask Series of shape (n_samples,)
+            Labels, partitioned like X.
+        coef_init : ndarray of shape (n_features,) or (n_classes, n_features), optional
+            Where training starts.
+        intercept_init : ndarray of shape (1,) or (n_classes,), optional
+            Where training starts.
+        sample_weight : array-like, dask Array or dask Series of shape (n_samples,), optional
+            Weights; 1 each where None.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For bad input; the message says what to do.
+        skdist.exceptions.NoWorkersError
+            Where the cluster has no worker within the time limit.
+        """
+        going_on = self.warm_start and hasattr(self, "coef_")
+        past = self._past() if going_on else None
+        if coef_init is not None or intercept_init is not None:
+            past = Past(coef_init, intercept_init)
+        return self._train(X, y, sample_weight, past=past, max_iter=self.max_iter, tol=self.tol)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self, X: Any, y: Any, classes: np.ndarray | None = None, sample_weight: Any = None
+    ) -> DistributedSGDClassifier:
+        """Train one pass over some rows, from where training stands.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+        classes : array-like of shape (n_classes,), optional
+            All labels that will ever come; needed at the first call.
+
+        Returns
+        -------
+        self
+        """
+        past = self._past() if hasattr(self, "coef_") else None
+        if past is None and classes is None:
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        if past is not None and classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            raise ValueError(
+                f"classes={np.unique(classes)!r} differs from that of the first call, {self.classes_!r}."
+            )
+        known = self.classes_ if past is not None else np.unique(classes)
+        return self._train(X, y, sample_weight, past=past, max_iter=1, tol=None, classes=known)
+
+    def decision_function(self, X: Any) -> Any:
+        """Return the signed distance to the boundary, times the norm of the coefficients.
+
+        Parameters
+        ----------
+        X : array-like, sparse, DataFrame, dask Array or dask DataFrame of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray or lazy dask Array of shape (n_samples,) or (n_samples, n_classes)
+        """
+        return self._predict("decision_function", X)
+
+    def predict(self, X: Any) -> Any:
+        """Return the most likely label of each row; parameters as in `decision_function`.
+
+        Returns
+        -------
+        ndarray or lazy dask Array of shape (n_samples,)
+        """
+        return self._predict("predict", X)
+
+    @available_if(_estimates_probabilities)
+    def predict_proba(self, X: Any) -> Any:
+        """Return the probability of each class, for ``loss='log_loss'``.
+
+        One-vs-rest probabilities are normalised to add up to 1.
+
+        Parameters
+        ----------
+        X
+            As in `decision_function`.
+
+        Returns
+        -------
+        ndarray or lazy dask Array of shape (n_samples, n_classes)
+            Columns in the order of ``classes_``.
+        """
+        return self._predict("predict_proba", X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the mean accuracy; on Dask collections it is computed on the cluster.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+        """
+        if is_collection(X) or is_collection(y):
+            return prediction.accuracy_on_collections(self, X, y, sample_weight)
+        return float(super().score(X, y, sample_weight))
+
+    def _predict(self, method: str, X: Any) -> Any:
+        check_is_fitted(self)
+        if is_collection(X):
+            return prediction.on_collection(self, method, X)
+        rows = validate_data(
+            self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False
+        )
+        return prediction.on_rows(method, rows, self.coef_, self.intercept_, self.classes_)
+
+    def _train(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        *,
+        past: Past | None,
+        max_iter: int,
+        tol: float | None,
+        classes: np.ndarray | None = None,
+    ) -> DistributedSGDClassifier:
+        if self.early_stopping:
+            raise ValueError(
+                "early_stopping=True is not available yet; training already stops when the training "
+                "loss improves no more (tol, n_iter_no_change)."
+            )
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        settings = FitSettings(
+            adapter=self._setting("rate_adapter"),
+            sizer=self._setting("batch_sizer"),
+            round_size=self.round_size,
+            collect=self.collect,
+            max_iter=max_iter,
+            tol=tol,
+            n_iter_no_change=self.n_iter_no_change,
+            seed=seed,
+            shuffle=self.shuffle,
+            verbose=self.verbose,
+        )
+        plan = Plan(self, past, classes, seed)
+        if is_collection(X) or is_collection(y):
+            from skdist.cluster.fit import train_on_cluster
+            from skdist.cluster.source import collection_source
+
+            source, names = collection_source(X, y, sample_weight)
+            self._check_collection_features(names, X, reset=past is None)
+            with choose_client(self.client, X) as client:
+                assert client is not None
+                result = train_on_cluster(client, source, plan, settings)
+        else:
+            X, y, sample_weight = self._validated(X, y, sample_weight, reset=past is None)
+            size = X.data.nbytes if hasattr(X, "indptr") else X.nbytes
+            with choose_client(self.client, X, size) as client:
+                if client is None:
+                    result = train_in_process(X, y, sample_weight, plan, settings, self.n_jobs)
+                else:
+                    from skdist.cluster.fit import train_on_cluster
+                    from skdist.cluster.source import memory_source
+
+                    source = memory_source(X, y, sample_weight)
+                    result = train_on_cluster(client, source, plan, settings)
+        return self._adopt(plan, result, keep_history=classes is not None and past is not None, tol=tol)
+
+    def _validated(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
+        X, y = validate_data(
+            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset,
+            multi_output=True,
+        )  # fmt: skip
+        y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
+        return X, y, sample_weight
+
+    def _check_collection_features(self, names: np.ndarray | None, X: Any, reset: bool) -> None:
+        prediction.check_features(self, names, int(X.shape[1]), reset=reset)
+
+    def _past(self) -> Past:
+        return Past(self.coef_, self.intercept_, self._training, self.classes_, self.history_)
+
+    def _adopt(
+        self, plan: Plan, result: FitResult, *, keep_history: bool, tol: float | None
+    ) -> DistributedSGDClassifier:
+        model = plan.model
+        assert model is not None
+        self.classes_ = plan.classes
+        self.coef_, self.intercept_ = model.coefficients(result.state)
+        self._training = Training(model.unpack(result.state), result.clock, plan.moments)
+        self.n_iter_ = result.n_iter
+        self.t_ = result.clock + 1.0
+        if keep_history and plan.past is not None and plan.past.history is not None:
+            plan.past.history.extend(result.history)
+            self.history_ = plan.past.history
+        else:
+            self.history_ = result.history
+        if tol is not None and not result.converged and result.n_iter >= self.max_iter:
+            warnings.warn(
+                f"Training stopped after max_iter={self.max_iter} passes before the loss settled. "
+                "Increase max_iter to go on, or set tol=None to make a fixed number of passes.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        """Sparse input is accepted."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags

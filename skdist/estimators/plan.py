@@ -1,0 +1,193 @@
+"""What a fit is to train, decided when the partitions have been measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from skdist.fitting import FitResult, FitSettings
+from skdist.history import History
+from skdist.inline import train_inline
+from skdist.models.linear import LinearModel
+from skdist.models.moments import Moments, combine
+from skdist.models.partition import Partition, convert
+from skdist.preparation import Summary, build_model, find_classes, summarize
+
+#: Partitions per thread when training in this process on several threads.
+PARTITIONS_PER_THREAD = 4
+
+
+@dataclass(frozen=True)
+class Training:
+    """Where training stands, beyond the coefficients that predict.
+
+    Attributes
+    ----------
+    state : ndarray of shape (n_states, n_problems, n_features + 1)
+        Iterate and, under averaging, average.
+    clock : float
+        Steps made.
+    moments : Moments
+        Of all rows seen.
+    """
+
+    state: np.ndarray
+    clock: float
+    moments: Moments
+
+
+@dataclass(frozen=True)
+class Past:
+    """Where a fit starts, if not from zeros.
+
+    Attributes
+    ----------
+    coef, intercept : ndarray or None
+        Coefficients to start from.
+    training : Training or None
+        To go on as if training had never stopped.
+    classes : ndarray or None
+        Labels of the earlier fit.
+    history : History or None
+        Of the earlier fits.
+    """
+
+    coef: Any = None
+    intercept: Any = None
+    training: Training | None = None
+    classes: np.ndarray | None = None
+    history: History | None = None
+
+
+class Plan:
+    """Makes the model of a fit from the summaries of the partitions.
+
+    Parameters
+    ----------
+    estimator : DistributedSGDClassifier
+        Whose parameters count.
+    past : Past or None
+        Where to start.
+    classes : ndarray or None
+        Labels, where they are known beforehand (``partial_fit``).
+    seed : int
+        Of the order of the rows.
+
+    Attributes
+    ----------
+    model : LinearModel or None
+        Set by `build`.
+    classes : ndarray or None
+        Sorted labels.
+    moments : Moments or None
+        Of all rows, earlier ones included.
+    """
+
+    def __init__(self, estimator: Any, past: Past | None, classes: np.ndarray | None, seed: int) -> None:
+        self.estimator, self.past, self.classes, self.seed = estimator, past, classes, seed
+        self.known = classes is not None
+        self.model: LinearModel | None = None
+        self.moments: Moments | None = None
+
+    def build(self, summaries: Sequence[Summary]) -> tuple[LinearModel, np.ndarray, float]:
+        """Return the model, its initial state and the steps that are behind it.
+
+        Raises
+        ------
+        ValueError
+            Where there are no rows, fewer than two classes, or labels nobody announced.
+        """
+        filled = [summary for summary in summaries if summary.moments.rows]
+        if not filled:
+            raise ValueError("X is empty: it has 0 rows.")
+        self._check_widths(summaries)
+        found = find_classes(filled)
+        if self.classes is None:
+            self.classes = found
+        elif not np.isin(found, self.classes).all():
+            extra = found[~np.isin(found, self.classes)]
+            raise ValueError(f"y contains labels that are not in classes: {extra[:5]!r}.")
+        if len(self.classes) < 2:
+            raise ValueError(
+                f"y holds one class only ({self.classes[0]!r}); a classifier needs at least two classes."
+            )
+        e, past = self.estimator, self.past
+        training = past.training if past is not None else None
+        self.moments = combine([summary.moments for summary in filled])
+        if training is not None and self.known:
+            self.moments = combine([training.moments, self.moments])
+        auto = e._setting("learning_rate") if e.learning_rate == "auto" else e.learning_rate
+        self.model = build_model(
+            self.moments,
+            len(self.classes),
+            np.result_type(*(summary.dtype for summary in filled)),
+            loss=e.loss,
+            alpha=0.0 if e.penalty is None else e.alpha,
+            fit_intercept=e.fit_intercept,
+            batch_size=e.batch_size,
+            learning_rate=auto,
+            eta0=e.eta0,
+            power_t=e.power_t,
+            average=e.average,
+            shuffle=e.shuffle,
+            seed=self.seed,
+        )
+        return self.model, *self._start(self.model, training)
+
+    def _start(self, model: LinearModel, training: Training | None) -> tuple[np.ndarray, float]:
+        past = self.past
+        if past is None:
+            return model.initial_state(), 0.0
+        if past.classes is not None and not np.array_equal(past.classes, self.classes):
+            raise ValueError(
+                f"warm_start needs the same classes: {self.classes!r} now, {past.classes!r} before."
+            )
+        if training is not None:
+            # partial_fit goes on; a warm start keeps the solution but begins its average and steps anew.
+            if self.known and len(training.state) == (2 if model.averaged else 1):
+                return model.pack(training.state.astype(model.dtype)), training.clock
+            past = Past(training.state[-1, :, :-1], training.state[-1, :, -1])
+        coef = _shaped("coef_init", past.coef, (model.n_problems, model.n_features))
+        intercept = _shaped("intercept_init", past.intercept, (model.n_problems,))
+        return model.initial_state(coef, intercept), 0.0
+
+    def _check_widths(self, summaries: Sequence[Summary]) -> None:
+        widths = [len(summary.moments.mean) for summary in summaries]
+        if len(set(widths)) > 1:
+            other = next(i for i, width in enumerate(widths) if width != widths[0])
+            raise ValueError(
+                f"Partitions of X differ in width: {widths[0]} features in partition 0, "
+                f"{widths[other]} in partition {other}."
+            )
+
+
+def _shaped(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    if value is None:
+        return None
+    array = np.asarray(value, dtype=float)
+    if array.size != np.prod(shape):
+        raise ValueError(f"{name} has shape {array.shape}, the problem needs {shape}.")
+    return array.reshape(shape)
+
+
+def train_in_process(
+    X: Any, y: np.ndarray, sample_weight: Any, plan: Plan, settings: FitSettings, n_jobs: int | None
+) -> FitResult:
+    """Train on validated rows in memory, on threads of this process."""
+    threads = 1 if n_jobs is None else n_jobs if n_jobs > 0 else max((os.cpu_count() or 1) + 1 + n_jobs, 1)
+    whole = convert(X, y, sample_weight)
+    summaries = [summarize(whole)]
+    model, state, clock = plan.build(summaries)
+    assert plan.classes is not None
+    whole = whole.globally(plan.classes)
+    count = 1 if threads == 1 else min(threads * PARTITIONS_PER_THREAD, whole.n_rows)
+    edges = np.linspace(0, whole.n_rows, count + 1).astype(int)
+    partitions = [
+        Partition(whole.X[a:b], whole.codes[a:b], whole.weights[a:b], whole.labels)
+        for a, b in zip(edges[:-1], edges[1:], strict=True)
+    ]
+    return train_inline(model, partitions, settings, state, threads, clock)

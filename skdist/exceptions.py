@@ -1,0 +1,23 @@
+"""What can go wrong beyond a plain ``ValueError`` for bad input."""
+
+from __future__ import annotations
+
+
+class SkdistError(Exception):
+    """Base of all errors that are skdist's own."""
+
+
+class NoWorkersError(SkdistError, TimeoutError):
+    """The cluster had no worker within the time limit."""
+
+
+class ServerLostError(SkdistError, RuntimeError):
+    """The parameter server does not answer any more."""
+
+
+class DivergedError(SkdistError, FloatingPointError):
+    """The loss stopped being a number although the data is finite."""
+
+
+class VisitFailedError(SkdistError, RuntimeError):
+    """A visit failed again and again, for example because its worker dies each time."""

@@ -1,0 +1,177 @@
+"""What happened in a fit: one append-only record that every observer reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """One round of one learner: trained, sent and accepted.
+
+    Attributes
+    ----------
+    learner, worker : str
+        Who trained, and the address of its worker.
+    epoch, visit : int
+        Counted from 0; number of the visit.
+    rows, steps : int
+        Trained in this round.
+    round_size : int
+        The size in rows that the round was given (``B_i``).
+    version : int
+        Version of the parameters after the update was taken in.
+    staleness : float
+        Versions that others made while the round was under way.
+    context : float
+        Staleness context value (``C``).
+    rate_scale : float
+        Factor of the learner's rate before sending.
+    applied : float
+        Factor that the server applied; lower where the guard stepped in.
+    latency : float
+        Median heartbeat round trip of the worker in seconds.
+    efficiency : float
+        Link efficiency (``e``) that ``round_size`` came from.
+    loss : float
+        Mean loss over the rows, each before its step.
+    seconds_compute, seconds_exchange : float
+        Training, and the exchange that ended during the round.
+    time : float
+        Seconds since the start of the fit, when the server took the update in.
+    """
+
+    learner: str
+    worker: str
+    epoch: int
+    visit: int
+    rows: int
+    steps: int
+    round_size: int
+    version: int
+    staleness: float
+    context: float
+    rate_scale: float
+    applied: float
+    latency: float
+    efficiency: float
+    loss: float
+    seconds_compute: float
+    seconds_exchange: float
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class VisitRecord:
+    """One partition of one visit.
+
+    Attributes
+    ----------
+    worker : str
+        Address of the worker.
+    epoch, visit, partition : int
+        Which.
+    start, rows : int
+        The stretch of the partition's rows, in the order of the epoch.
+    seconds : float
+        Duration of the visit, shared out among its partitions by rows.
+    attempt : int
+        1 for the first execution of the visit.
+    """
+
+    worker: str
+    epoch: int
+    visit: int
+    partition: int
+    start: int
+    rows: int
+    seconds: float
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """One pass over all rows.
+
+    Attributes
+    ----------
+    epoch : int
+        Counted from 0.
+    rows : int
+        Rows trained on.
+    loss : float
+        Mean training loss, each row before its step.
+    val_loss : float
+        Loss on validation rows; nan where there are none.
+    seconds : float
+        From its first row to its last.
+    """
+
+    epoch: int
+    rows: int
+    loss: float
+    val_loss: float
+    seconds: float
+
+
+_TABLES = {"rounds": RoundRecord, "visits": VisitRecord, "epochs": EpochRecord}
+
+
+@dataclass
+class History:
+    """Rounds, visits and epochs of a fit.
+
+    Attributes
+    ----------
+    rounds : list of RoundRecord
+    visits : list of VisitRecord
+    epochs : list of EpochRecord
+
+    Examples
+    --------
+    >>> history = History()
+    >>> history.epochs.append(EpochRecord(0, 100, 0.5, float("nan"), 0.1))
+    >>> history.to_frame("epochs").loc[0, "rows"]
+    np.int64(100)
+    """
+
+    rounds: list[RoundRecord] = field(default_factory=list)
+    visits: list[VisitRecord] = field(default_factory=list)
+    epochs: list[EpochRecord] = field(default_factory=list)
+
+    def to_frame(self, table: str = "rounds") -> pd.DataFrame:
+        """Return a table as a DataFrame.
+
+        Parameters
+        ----------
+        table : {'rounds', 'visits', 'epochs'}, default='rounds'
+            One row per record; the columns are the attributes of the record class.
+
+        Raises
+        ------
+        ValueError
+            For another name.
+        """
+        import pandas as pd
+
+        if table not in _TABLES:
+            raise ValueError(f"table must be one of {', '.join(_TABLES)}, got {table!r}.")
+        records: Sequence[Any] = getattr(self, table)
+        columns = [item.name for item in fields(_TABLES[table])]
+        return pd.DataFrame.from_records([astuple(record) for record in records], columns=columns)
+
+    def extend(self, other: History) -> None:
+        """Append the records of another history, as ``partial_fit`` does."""
+        self.rounds.extend(other.rounds)
+        self.visits.extend(other.visits)
+        self.epochs.extend(other.epochs)
+
+    def __repr__(self) -> str:
+        return (
+            f"History({len(self.rounds)} rounds, {len(self.visits)} visits, {len(self.epochs)} epochs)"
+        )

@@ -1,0 +1,278 @@
+"""The visit loop: pull, train a round, push, until the rows are through."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from skdist.control.staleness import StalenessWindow, predicted_context
+from skdist.control.windows import SlidingWindow
+from skdist.messages import Answer, Link, Update, Visit
+
+#: A round is trained in this many slices, after each of which an answer may be merged.
+SLICES = 4
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Yielded by the visit loop to ask for the answer to its last update.
+
+    Attributes
+    ----------
+    must_wait : bool
+        Whether the loop needs the answer to go on; otherwise None is a reply too.
+    """
+
+    must_wait: bool
+
+
+POLL, AWAIT = Listen(must_wait=False), Listen(must_wait=True)
+
+VisitLoop = Generator[Update | Listen, Answer | None, int]
+
+
+@dataclass
+class Learner:
+    """The state of one training slot on a worker; it outlives visits.
+
+    Attributes
+    ----------
+    name : str
+        Unique within a fit.
+    worker : str
+        Where the slot is.
+    adapter : StalenessWindow or None
+        Settings of the rate adapter.
+    collect : int
+        Updates that the server makes one version of.
+    link : callable
+        Returns the latest `Link` of the worker.
+    clock : callable
+        Seconds of a steady clock; the simulated cluster gives its own.
+    """
+
+    name: str
+    worker: str = ""
+    adapter: StalenessWindow | None = None
+    collect: int = 1
+    link: Callable[[], Link] = Link
+    clock: Callable[[], float] = time.perf_counter
+    staleness: SlidingWindow = field(init=False)
+    seconds_per_row: float = 0.0
+    seconds_exchange: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.staleness = SlidingWindow(self.adapter.window if self.adapter else 1)
+
+    def trained(self, rows: int, seconds: float) -> None:
+        """Take in how long a slice took."""
+        if rows:
+            self.seconds_per_row = _smooth(self.seconds_per_row, seconds / rows)
+
+    def exchanged(self, seconds: float) -> None:
+        """Take in how long an exchange took."""
+        self.seconds_exchange = _smooth(self.seconds_exchange, seconds)
+
+    def rate_scale(self, rows: int, answer: Answer, decay: float) -> tuple[float, float]:
+        """Return the staleness context and the rate scale of a round of ``rows`` rows.
+
+        Method A computes both before the update is sent; the staleness that this update will meet is not
+        part of them. ``decay`` is ``eta_0 / eta_t``.
+        """
+        if self.adapter is None:
+            return 0.0, 1.0
+        # Renewed with every heartbeat: a link that degrades lowers the rate before late updates arrive.
+        seconds = rows * self.seconds_per_row + 2 * self.link().median
+        predicted = predicted_context(seconds, answer.peers, self.collect)
+        context = self.adapter.context(self.staleness.sample(self.adapter.stride), predicted)
+        return context, self.adapter.rate_scale(context, answer.reference, decay)
+
+
+def _smooth(old: float, new: float) -> float:
+    return new if old == 0.0 else 0.7 * old + 0.3 * new
+
+
+class Rows:
+    """Walks over the rows of a visit, from an offset on, segment by segment.
+
+    Parameters
+    ----------
+    visit : Visit
+        The order.
+    partitions : mapping of int to Partition
+        The partitions of its segments.
+    model : LinearModel
+        Orders rows and trains on them.
+    offset : int
+        Rows along the segments that are done already.
+    """
+
+    def __init__(self, visit: Visit, partitions: Mapping[int, Any], model: Any, offset: int) -> None:
+        self.visit, self.partitions, self.model, self.offset = visit, partitions, model, offset
+        self._order: tuple[int, np.ndarray] | None = None
+
+    def plan(self, rows: int) -> int:
+        """Return how many rows, at most ``rows`` but at least a step, end on a step's boundary.
+
+        Mini-batches do not depend on the rounds: whatever the size of a round, a partition is cut into the
+        same steps.
+        """
+        batch = self.model.batch_size
+        planned, position = 0, 0
+        for segment in self.visit.segments:
+            begin = max(self.offset - position, 0)
+            position += segment.rows
+            if begin >= segment.rows:
+                continue
+            left = segment.rows - begin
+            room = rows - planned
+            if left <= room:
+                planned += left
+                continue
+            whole = room // batch * batch
+            planned += whole if whole or planned else min(batch, left)
+            break
+        return planned
+
+    def train(self, state: np.ndarray, rows: int, t: float) -> tuple[float, int]:
+        """Train on the next ``rows`` rows; return the sum of the losses and the steps made."""
+        loss, steps, position, goal = 0.0, 0, 0, self.offset + rows
+        for segment in self.visit.segments:
+            begin, end = max(self.offset - position, 0), min(goal - position, segment.rows)
+            if begin < end:
+                partition = self.partitions[segment.partition]
+                order = self._ordered(partition, segment.partition)
+                first, last = segment.start + begin, segment.start + end
+                loss += self.model.train(state, partition, order, first, last, t + steps)
+                steps += self.model.steps(end - begin)
+                self.offset += end - begin
+            position += segment.rows
+        return loss, steps
+
+    def _ordered(self, partition: Any, number: int) -> np.ndarray:
+        if self._order is None or self._order[0] != number:
+            self._order = (number, self.model.order(partition, number, self.visit.epoch))
+        return self._order[1]
+
+
+def run_visit(
+    visit: Visit,
+    partitions: Mapping[int, Any],
+    model: Any,
+    learner: Learner,
+    attempt: str,
+    answer: Answer,
+    overlap: bool,
+) -> VisitLoop:
+    """Train on the rows of a visit, round by round.
+
+    A generator: it yields each `Update`, and whoever runs it sends the answer back, at once or, where
+    exchanges overlap with training, at a later `POLL`; at an `AWAIT` it must be there. So the same
+    loop runs in a thread, in a Dask task and under a virtual clock.
+
+    Parameters
+    ----------
+    visit : Visit
+        The order.
+    partitions : mapping of int to Partition
+        The partitions of its segments.
+    model : LinearModel
+        Trains.
+    learner : Learner
+        The slot that runs the visit.
+    attempt : str
+        Name of this execution.
+    answer : Answer
+        To the join.
+    overlap : bool
+        Whether to poll between slices.
+
+    Returns
+    -------
+    int
+        The rows of the visit that are trained and acknowledged.
+    """
+    began, first = learner.clock(), answer.offset
+    state = answer.state.copy()
+    rows = Rows(visit, partitions, model, answer.offset)
+    sent: np.ndarray | None = None  # posted and not answered yet
+    posted, ahead = began, 0  # when, and steps made since
+    t = answer.clock
+    seconds_exchange = 0.0
+
+    def merge(reply: Answer) -> None:
+        nonlocal answer, sent, t
+        if reply.accepted:
+            learner.staleness.append(reply.staleness)
+            if not ahead:
+                state[...] = reply.state
+            else:
+                # What was trained since the update was sent stays on top.
+                np.add(state, reply.state - sent, out=state)
+            t = reply.clock + ahead
+        answer, sent = reply, None
+
+    def arrived(reply: Answer) -> None:
+        nonlocal seconds_exchange
+        seconds_exchange = learner.clock() - posted
+        learner.exchanged(seconds_exchange)
+        merge(reply)
+
+    while rows.offset < visit.rows and answer.accepted:
+        if learner.clock() - began > visit.budget_seconds and rows.offset > first:
+            break
+        size, efficiency = answer.round_size, answer.efficiency
+        start, goal = rows.offset, rows.offset + rows.plan(size)
+        loss, steps, seconds = 0.0, 0, 0.0
+        while rows.offset < goal:
+            piece = goal - rows.offset
+            if overlap and sent is not None:
+                piece = rows.plan(min(piece, -(-(goal - start) // SLICES)))
+            before = learner.clock()
+            part, made = rows.train(state, piece, t)
+            spent = learner.clock() - before
+            learner.trained(piece, spent)
+            loss, steps, seconds = loss + part, steps + made, seconds + spent
+            t, ahead = t + made, ahead + made
+            if overlap:
+                reply = yield POLL
+                if reply is not None:
+                    arrived(reply)
+        if sent is not None:
+            reply = yield AWAIT
+            assert reply is not None
+            arrived(reply)
+            if not answer.accepted:
+                break
+        decay = model.schedule.decay(t)
+        context, scale = learner.rate_scale(goal - start, answer, decay)
+        sent, posted, ahead = state.copy(), learner.clock(), 0
+        reply = yield Update(
+            visit=visit.number,
+            attempt=attempt,
+            start=start,
+            stop=goal,
+            steps=steps,
+            state=sent,
+            base=answer.foreign,
+            loss=loss,
+            context=context,
+            rate_scale=scale,
+            round_size=size,
+            efficiency=efficiency,
+            seconds_compute=seconds,
+            seconds_exchange=seconds_exchange,
+            seconds_per_row=learner.seconds_per_row,
+            link=learner.link(),
+        )
+        if reply is not None:
+            merge(reply)  # the server is a function call away: nothing to measure
+    if sent is not None:
+        reply = yield AWAIT
+        assert reply is not None
+        arrived(reply)
+    return answer.offset

@@ -1,0 +1,229 @@
+"""What driver, server and learners say to one another.
+
+All messages are frozen: what is sent is not changed afterwards. The arrays inside are never written
+to either, so that in one process a message can be passed without a copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Rows ``[start, stop)`` of a partition, in the partition's order of the epoch."""
+
+    partition: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """An order to train once on some rows that sit on one worker.
+
+    Attributes
+    ----------
+    number : int
+        Unique within a fit. A hand-back gets a new number, a repeat after a fault keeps it.
+    epoch : int
+        Counted from 0.
+    segments : tuple of Segment
+        What to visit, in this order. Offsets of updates count rows along the segments.
+    budget_seconds : float
+        After this time the visit ends and hands its remaining rows back.
+    """
+
+    number: int
+    epoch: int
+    segments: tuple[Segment, ...]
+    budget_seconds: float = 5.0
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of all segments."""
+        return sum(segment.rows for segment in self.segments)
+
+    def split(self, offset: int) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
+        """Return the segments before and from row ``offset`` on."""
+        done, left = [], []
+        for segment in self.segments:
+            cut = min(max(offset, 0), segment.rows) + segment.start
+            if cut > segment.start:
+                done.append(Segment(segment.partition, segment.start, cut))
+            if cut < segment.stop:
+                left.append(Segment(segment.partition, cut, segment.stop))
+            offset -= segment.rows
+        return tuple(done), tuple(left)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What a worker knows of its link to the scheduler, from its heartbeats.
+
+    Attributes
+    ----------
+    latencies : tuple of float
+        Raw heartbeat round trips in seconds, oldest first; ``inf`` for a heartbeat that was missed.
+    """
+
+    latencies: tuple[float, ...] = ()
+
+    @property
+    def median(self) -> float:
+        """Median of the finite latencies in seconds; 0 where nothing is known."""
+        finite = [latency for latency in self.latencies if latency != float("inf")]
+        return float(np.median(finite)) if finite else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """A learner starts a visit and asks for parameters.
+
+    ``attempt`` is a name that no other execution of the visit has; the newest one that joined wins.
+    """
+
+    visit: Visit
+    attempt: str
+    learner: str
+    worker: str
+    link: Link = field(default_factory=Link)
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Where a round ended and how it went.
+
+    Attributes
+    ----------
+    visit : int
+        Number of the visit.
+    attempt : str
+        The execution of the visit that sends this.
+    start, stop : int
+        The rows of the round, counted along the segments of the visit.
+    steps : int
+        Mini-batch steps.
+    state : ndarray
+        Parameters at the end of the round.
+    base : int
+        `Answer.foreign` of the answer that the round started from.
+    loss : float
+        Sum of the losses of the rows, each before its step.
+    context, rate_scale : float
+        The staleness context value and the factor that the learner adapted its rate with.
+    round_size : int
+        Size in rows that the round was given.
+    efficiency : float
+        The link efficiency that the size came from.
+    seconds_compute, seconds_exchange : float
+        Time spent training this round, and in the last exchange.
+    seconds_per_row : float
+        Smoothed training time.
+    link : Link
+        Heartbeat latencies of the worker.
+    """
+
+    visit: int
+    attempt: str
+    start: int
+    stop: int
+    steps: int
+    state: np.ndarray
+    base: int
+    loss: float
+    context: float
+    rate_scale: float
+    round_size: int
+    efficiency: float
+    seconds_compute: float
+    seconds_exchange: float
+    seconds_per_row: float
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the server says to a join or an update.
+
+    Attributes
+    ----------
+    accepted : bool
+        False where a newer attempt has taken the visit over: stop.
+    state : ndarray
+        The server's parameters.
+    offset : int
+        Rows of the visit that are acknowledged.
+    version : int
+        Updates applied so far (a batch of collected updates counts once).
+    foreign : int
+        Versions that somebody else than this learner had a part in; the difference between two
+        answers is a staleness.
+    clock : float
+        Sequential steps that the parameters have made: each update counts its steps times its rate
+        scale. What learning rate schedules and averaging call ``t``.
+    staleness : float
+        Of the update answered; nan for a join.
+    round_size : int
+        Size of the learner's next round in rows.
+    efficiency : float
+        The link efficiency that the size came from.
+    peers : float
+        Sum of ``1 / T`` over the other learners that are at work, in rounds per second.
+    reference : float
+        The reference staleness R.
+    last_epoch : int
+        The fit ends with this epoch; later ones need not be started.
+    """
+
+    accepted: bool
+    state: np.ndarray
+    offset: int
+    version: int
+    foreign: int
+    clock: float
+    staleness: float
+    round_size: int
+    efficiency: float
+    peers: float
+    reference: float
+    last_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class VisitReport:
+    """How a visit ended.
+
+    Attributes
+    ----------
+    visit : Visit
+        The order.
+    worker : str
+        Address of the worker.
+    offset : int
+        Rows that are done; the rest is handed back.
+    attempt : int
+        1 for the first execution.
+    started, seconds : float
+        Unix time of the start, and duration.
+    seconds_per_row : float
+        Smoothed training time; 0 where nothing was trained.
+    last_epoch : int
+        As in `Answer`.
+    """
+
+    visit: Visit
+    worker: str
+    offset: int
+    attempt: int
+    started: float
+    seconds: float
+    seconds_per_row: float
+    last_epoch: int

@@ -1,0 +1,27 @@
+"""One way to compile a kernel: without the GIL, cached on disk where that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: Reassociation lets the compiler vectorise sums. ``nnan`` and ``ninf`` are left out on purpose: a
+#: kernel must see the NaN that it is given, or bad data would pass unnoticed.
+FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
+
+
+def kernel(function: Function) -> Function:
+    """Compile ``function`` lazily, once per machine.
+
+    numba looks for a writable cache folder when it decorates and raises where there is none (a
+    read-only installation without a home, as in many containers). Such a machine compiles once per
+    process instead.
+    """
+    try:
+        return numba.njit(nogil=True, cache=True, fastmath=FASTMATH)(function)
+    except RuntimeError:
+        return numba.njit(nogil=True, cache=False, fastmath=FASTMATH)(function)

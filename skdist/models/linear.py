@@ -1,0 +1,194 @@
+"""Linear models: a state array, and what training does to it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from skdist.control.schedules import Schedule
+from skdist.exceptions import DivergedError
+from skdist.models.kernels import dense_steps, sparse_steps
+from skdist.models.losses import LOSSES
+from skdist.models.moments import Moments
+from skdist.models.partition import Partition, row_order, rows_per_page
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """``n_problems`` binary linear problems over the same rows: one, or one per class.
+
+    Conventions
+    -----------
+    ``state`` has shape (n_states, n_problems, n_features + 1) for dense rows and (n_states, n_features + 1,
+    n_problems) for sparse ones: the iterate and, under averaging, its average. The server moves both alike
+    and needs to know of neither.
+
+    Attributes
+    ----------
+    loss : str
+        Key of `skdist.models.losses.LOSSES`.
+    n_classes, n_features : int
+        Size of the problem; two classes are one problem.
+    alpha : float
+        Strength of the l2 penalty.
+    fit_intercept : bool
+        Whether the intercept moves.
+    batch_size : int
+        Rows of a step.
+    schedule : Schedule
+        Step sizes and averaging.
+    scale, center : ndarray of shape (n_features,)
+        See `skdist.models.kernels`.
+    dtype : dtype
+        Of rows and state.
+    sparse : bool
+        Which of the two layouts.
+    sweep : int
+        Steps between two looks at all coefficients; sparse only.
+    shuffle : bool
+        Whether `order` shuffles.
+    seed : int
+        For `order`.
+    """
+
+    loss: str
+    n_classes: int
+    n_features: int
+    alpha: float
+    fit_intercept: bool
+    batch_size: int
+    schedule: Schedule
+    scale: np.ndarray
+    center: np.ndarray
+    dtype: np.dtype
+    sparse: bool
+    sweep: int = 1
+    shuffle: bool = True
+    seed: int = 0
+
+    @property
+    def n_problems(self) -> int:
+        """Number of binary problems."""
+        return 1 if self.n_classes == 2 else self.n_classes
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the state carries an average."""
+        return math.isfinite(self.schedule.average_from)
+
+    def initial_state(
+        self, coef: np.ndarray | None = None, intercept: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return a state that starts from zeros or from given coefficients.
+
+        Parameters
+        ----------
+        coef : ndarray of shape (n_problems, n_features), optional
+        intercept : ndarray of shape (n_problems,), optional
+        """
+        block = np.zeros((self.n_problems, self.n_features + 1), dtype=self.dtype)
+        if coef is not None:
+            block[:, :-1] = coef
+        if intercept is not None:
+            block[:, -1] = intercept
+        return self.pack(np.stack([block] * (2 if self.averaged else 1)))
+
+    def pack(self, states: np.ndarray) -> np.ndarray:
+        """Return the state of arrays of shape (n_states, n_problems, n_features + 1)."""
+        return np.ascontiguousarray(states.transpose(0, 2, 1) if self.sparse else states)
+
+    def unpack(self, state: np.ndarray) -> np.ndarray:
+        """Return the arrays of shape (n_states, n_problems, n_features + 1) of a state."""
+        return np.ascontiguousarray(state.transpose(0, 2, 1) if self.sparse else state)
+
+    def coefficients(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``coef`` (n_problems, n_features) and ``intercept`` (n_problems,) to predict with."""
+        block = self.unpack(state)[-1]
+        return np.ascontiguousarray(block[:, :-1]), block[:, -1].copy()
+
+    def order(self, partition: Partition, number: int, epoch: int) -> np.ndarray:
+        """Return the order in which ``epoch`` reads the rows of partition ``number``."""
+        if not self.shuffle:
+            return np.arange(partition.n_rows, dtype=np.int32)
+        page = rows_per_page(partition.X)
+        return row_order(partition.n_rows, page, (self.seed, epoch, number))
+
+    def steps(self, rows: int) -> int:
+        """Return the mini-batch steps that ``rows`` rows of one partition make, the last may be short."""
+        return -(-rows // self.batch_size)
+
+    def train(
+        self,
+        state: np.ndarray,
+        partition: Partition,
+        order: np.ndarray,
+        start: int,
+        stop: int,
+        t: float,
+    ) -> float:
+        """Train in place on ``order[start:stop]`` after ``t`` steps; return the sum of the losses.
+
+        Parameters
+        ----------
+        state : ndarray
+            Changed in place.
+        partition : Partition
+            The rows.
+        order : ndarray of int32
+            From `order`.
+        start, stop : int
+            ``start`` is a multiple of the batch size, and so is ``stop`` unless it is the end.
+        t : float
+            Steps made before.
+
+        Raises
+        ------
+        DivergedError
+            Where the loss is not finite any more.
+        """
+        schedule = self.schedule
+        average_from = schedule.average_from if self.averaged else 0.0
+        power = 3.0 if schedule.adaptive else 0.0
+        codes, weights, X = partition.codes, partition.weights, partition.X
+        positive = 1 if self.n_problems == 1 else 0
+        loss = LOSSES[self.loss].code
+        if self.sparse:
+            total = sparse_steps(
+                X.data, X.indices, X.indptr, codes, weights, order, start, stop, self.batch_size, state,
+                float(t), loss, positive, self.alpha, self.fit_intercept, self.scale, schedule.code,
+                schedule.eta0, schedule.parameter, power, average_from, self.sweep,
+            )  # fmt: skip
+        else:
+            total = dense_steps(
+                X, codes, weights, order, start, stop, self.batch_size, state,
+                float(t), loss, positive, self.alpha, self.fit_intercept, self.scale, self.center,
+                schedule.code, schedule.eta0, schedule.parameter, power, average_from,
+            )  # fmt: skip
+        if not math.isfinite(total):
+            raise DivergedError(
+                "Training diverged: the loss is not finite although the data is. Lower the step size "
+                "(AutoRate(scale=...) or eta0)."
+            )
+        return float(total) / self.n_problems
+
+
+def sweep_interval(moments: Moments, batch_size: int) -> int:
+    """Return the steps between two sweeps over all coefficients of a sparse model.
+
+    A sweep then costs at most about a quarter of the steps between two.
+    """
+    touched = batch_size * max(moments.stored / max(moments.rows, 1), 1.0)
+    return max(1, math.ceil(4 * len(moments.mean) / touched))
+
+
+def as_rows(X: Any, dtype: np.dtype, sparse: bool) -> Any:
+    """Return converted rows in the layout and dtype of the model."""
+    if sparse and not sp.issparse(X):
+        return sp.csr_array(X.astype(dtype, copy=False))
+    if not sparse and sp.issparse(X):
+        return np.ascontiguousarray(X.toarray(), dtype=dtype)
+    return X.astype(dtype, copy=False)

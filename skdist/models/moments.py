@@ -1,0 +1,174 @@
+"""First and second moments of the features, in one pass over the rows, added up over partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from skdist.models.compile import kernel
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Weighted moments of the features of some rows.
+
+    Attributes
+    ----------
+    rows : int
+        Number of rows.
+    weight : float
+        Sum of the sample weights.
+    mean, deviation : ndarray of shape (n_features,)
+        Mean, and sum of weighted squared deviations from it. Sparse: mean 0, sum of squares.
+    low, high : ndarray of shape (n_features,)
+        Least and largest value.
+    present : ndarray of shape (n_features,)
+        Sum of the weights of the rows where the feature is stored (dense: everywhere).
+    sparse : bool
+        Whether the rows are sparse; then features are not centred.
+    stored : float
+        Stored values.
+    """
+
+    rows: int
+    weight: float
+    mean: np.ndarray
+    deviation: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    present: np.ndarray
+    sparse: bool
+    stored: float
+
+    def preconditioner(
+        self, batch_size: int, centered: bool = True
+    ) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return ``scale``, ``center`` and the mean squared row norm they lead to.
+
+        Dense: ``scale_j`` is the inverse variance; sparse: the inverse mean square of the stored values,
+        so that an indicator keeps the step of its own rows however rare it is. Either is bounded such
+        that the farthest value of a feature alone cannot make a mini-batch step unstable:
+        ``scale_j * reach_j^2 <= batch_size * norm``.
+
+        Parameters
+        ----------
+        batch_size : int
+            Rows of a step.
+        centered : bool
+            Whether dense features may be centred; not without an intercept to take the shift.
+
+        Returns
+        -------
+        scale, center : ndarray of shape (n_features,)
+        mean_square_norm : float
+            ``mean_i weight_i (1 + sum_j scale_j (x_ij - center_j)^2)``.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            center = self.mean if centered else np.zeros_like(self.mean)
+            deviation = self.deviation + self.weight * (self.mean - center) ** 2
+            variance = np.where(self.present > 0, deviation / self.present, 0.0)
+            # What is left of a constant after rounding is not a variance.
+            noise = (np.finfo(np.float32).eps * np.maximum(abs(self.low), abs(self.high))) ** 2
+            moving = (variance > noise) if not self.sparse else (variance > 0)
+            scale = np.where(moving, 1.0 / np.where(moving, variance, 1.0), 0.0)
+            reach = np.maximum(abs(self.high - center), abs(self.low - center))
+            norm = 1.0 + float(np.sum(scale * deviation)) / self.weight
+            bound = batch_size * norm / np.where(reach > 0, reach, 1.0) ** 2
+        scale = np.minimum(scale, np.where(moving, bound, 0.0))
+        norm = 1.0 + float(np.sum(scale * deviation)) / self.weight
+        return scale, center, norm * self.weight / self.rows
+
+
+def measure(X: Any, weights: np.ndarray) -> Moments:
+    """Return the moments of the rows of X.
+
+    Raises
+    ------
+    ValueError
+        Where X holds NaN or infinity.
+    """
+    n_rows, n_features = X.shape
+    sums = np.zeros((3, n_features))
+    low, high = np.full(n_features, np.inf), np.full(n_features, -np.inf)
+    if sp.issparse(X):
+        _sparse_sums(X.data, X.indices, X.indptr, weights, sums, low, high)
+        stored = float(X.nnz)
+        low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+    else:
+        pivot = X[0].astype(np.float64) if n_rows else np.zeros(n_features)
+        _dense_sums(X, pivot, weights, sums, low, high)
+        stored = float(n_rows) * n_features
+    if not np.isfinite(sums).all():
+        values = X.data if sp.issparse(X) else X
+        bad = ~np.isfinite(values)
+        if bad.any():
+            where = np.flatnonzero(bad.any(axis=0)) if bad.ndim == 2 else np.unique(X.indices[bad])
+            raise ValueError(
+                f"X contains NaN or infinity ({int(bad.sum())} values; columns "
+                f"{', '.join(map(str, where[:5]))}{' ...' if len(where) > 5 else ''})."
+            )
+        if not np.isfinite(weights).all():
+            raise ValueError("sample_weight contains NaN or infinity.")
+        raise ValueError("The values of X are too large to be squared. Scale them down.")
+    weight = float(weights.sum(dtype=np.float64))
+    if sp.issparse(X):
+        return Moments(n_rows, weight, np.zeros(n_features), sums[1], low, high, sums[2], True, stored)
+    share = sums[0] / weight if weight > 0 else np.zeros(n_features)
+    deviation = np.maximum(sums[1] - weight * share**2, 0.0)
+    present = np.full(n_features, weight)
+    return Moments(n_rows, weight, pivot + share, deviation, low, high, present, False, stored)
+
+
+def combine(parts: Sequence[Moments]) -> Moments:
+    """Return the moments of all rows together (Chan, Golub and LeVeque, 1983)."""
+    total = sum(part.weight for part in parts)
+    divisor = total if total > 0 else 1.0
+    mean = np.sum([part.weight * part.mean for part in parts], axis=0) / divisor
+    deviation = np.sum(
+        [part.deviation + part.weight * (part.mean - mean) ** 2 for part in parts], axis=0
+    )
+    return Moments(
+        rows=sum(part.rows for part in parts),
+        weight=total,
+        mean=mean,
+        deviation=deviation,
+        low=np.min([part.low for part in parts], axis=0),
+        high=np.max([part.high for part in parts], axis=0),
+        present=np.sum([part.present for part in parts], axis=0),
+        sparse=parts[0].sparse,
+        stored=sum(part.stored for part in parts),
+    )
+
+
+@kernel
+def _dense_sums(X, pivot, weights, sums, low, high):
+    first = sums[0]
+    second = sums[1]
+    for i in range(X.shape[0]):
+        x = X[i]
+        weight = weights[i]
+        for j in range(X.shape[1]):
+            value = x[j] - pivot[j]
+            part = weight * value
+            first[j] += part
+            second[j] += part * value
+            low[j] = min(low[j], x[j])
+            high[j] = max(high[j], x[j])
+
+
+@kernel
+def _sparse_sums(data, indices, indptr, weights, sums, low, high):
+    for i in range(len(indptr) - 1):
+        for p in range(indptr[i], indptr[i + 1]):
+            j = indices[p]
+            value = data[p]
+            part = weights[i] * value
+            sums[0, j] += part
+            sums[1, j] += part * value
+            sums[2, j] += weights[i]
+            low[j] = min(low[j], value)
+            high[j] = max(high[j], value)

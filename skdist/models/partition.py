@@ -1,0 +1,213 @@
+"""A block of rows, converted once and trained on many times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+#: Rows that lie on one page of memory are read together; see `row_order`.
+PAGE_BYTES = 4096
+
+#: Below this size a partition sits in the processor's cache, where the order of reading is free.
+CACHE_BYTES = 1 << 20
+
+MOST_ROWS_PER_PAGE = 16
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Rows, class codes and weights.
+
+    Attributes
+    ----------
+    X : ndarray or csr_array of shape (n_rows, n_features)
+        float32 or float64, C-contiguous.
+    codes : ndarray of shape (n_rows,), int32
+        Index of each row's class in ``labels``.
+    weights : ndarray of shape (n_rows,)
+        Sample weights, of the dtype of X.
+    labels : ndarray
+        The classes present, sorted.
+    owned_bytes : int
+        Memory that the conversion added to that of the user's own blocks.
+    """
+
+    X: Any
+    codes: np.ndarray
+    weights: np.ndarray
+    labels: np.ndarray
+    owned_bytes: int = 0
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return int(self.X.shape[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of X."""
+        if sp.issparse(self.X):
+            return int(self.X.data.nbytes + self.X.indices.nbytes + self.X.indptr.nbytes)
+        return int(self.X.nbytes)
+
+    def __sizeof__(self) -> int:
+        # Dask's memory manager asks: what is shared with the user's block is counted there.
+        return self.owned_bytes + self.codes.nbytes + self.weights.nbytes
+
+    def globally(self, classes: np.ndarray) -> Partition:
+        """Return the same rows with codes that index ``classes``."""
+        if len(classes) == len(self.labels):
+            return self
+        places = np.searchsorted(classes, self.labels).astype(np.int32)
+        return Partition(self.X, places[self.codes], self.weights, classes, self.owned_bytes)
+
+
+def convert(X: Any, y: Any, sample_weight: Any = None) -> Partition:
+    """Return a partition that the kernels can read, copying only what they cannot.
+
+    Parameters
+    ----------
+    X : array-like, DataFrame or sparse of shape (n_rows, n_features)
+        Small integers and half floats become float32, other numbers float64.
+    y : array-like of shape (n_rows,) or (n_rows, 1)
+        Labels.
+    sample_weight : array-like of shape (n_rows,), optional
+        Weights; ones where None.
+
+    Raises
+    ------
+    ValueError
+        Where lengths differ or values are no numbers.
+    """
+    data = convert_rows(X)
+    labels = np.asarray(y)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels.ravel()
+    if labels.ndim != 1:
+        raise ValueError(f"y must have one column, it has shape {labels.shape}.")
+    if data.shape[0] != len(labels):
+        raise ValueError(
+            f"X and y have different lengths: {data.shape[0]} rows of X, {len(labels)} of y."
+        )
+    present, codes = encode(labels)
+    if sample_weight is None:
+        weights = np.ones(len(labels), dtype=data.dtype)
+    else:
+        weights = np.ascontiguousarray(np.asarray(sample_weight).ravel(), dtype=data.dtype)
+        if len(weights) != len(labels):
+            raise ValueError(
+                f"sample_weight has {len(weights)} values for {len(labels)} rows of X."
+            )
+    copied = not (data is X or (isinstance(X, np.ndarray) and np.shares_memory(data, X)))
+    owned = 0 if sp.issparse(data) or not copied else data.nbytes
+    return Partition(data, codes, weights, present, owned)
+
+
+def convert_rows(X: Any) -> Any:
+    """Return X as C-contiguous float32 or float64 ndarray, or as CSR with sorted rows."""
+    if sp.issparse(X):
+        dtype = float_dtype(X.dtype)
+        X = sp.csr_array(X) if X.format != "csr" else X
+        if X.dtype != dtype:
+            X = X.astype(dtype)
+        if not X.has_canonical_format:
+            X = X.copy()
+            X.sum_duplicates()
+        return X
+    if hasattr(X, "to_scipy_sparse") and not hasattr(X, "columns"):
+        return convert_rows(X.to_scipy_sparse().tocsr())  # pydata/sparse
+    if hasattr(X, "columns") and hasattr(X, "to_numpy"):
+        X = frame_to_numpy(X)
+    values = np.asarray(X)
+    if values.ndim == 1:
+        raise ValueError("X must have two dimensions, it has one. Reshape it to (n_rows, n_features).")
+    return np.ascontiguousarray(values, dtype=float_dtype(values.dtype))
+
+
+def frame_to_numpy(frame: Any) -> np.ndarray:
+    """Return the columns of a DataFrame as one float array; name those that cannot be converted."""
+    odd = [str(name) for name, dtype in frame.dtypes.items() if getattr(dtype, "kind", "O") not in "biuf"]
+    if odd:
+        raise ValueError(
+            f"Columns {', '.join(odd[:5])}{' ...' if len(odd) > 5 else ''} of X do not hold numbers. "
+            "Encode them first, for example with sklearn.preprocessing.OneHotEncoder."
+        )
+    dtype = np.result_type(*(float_dtype(np.dtype(t.numpy_dtype if hasattr(t, "numpy_dtype") else t))
+                             for t in frame.dtypes)) if len(frame.columns) else np.float64
+    return np.asarray(frame.to_numpy(dtype=dtype, na_value=np.nan))
+
+
+def float_dtype(dtype: np.dtype) -> np.dtype:
+    """Return the floating dtype that holds all values of ``dtype``."""
+    if dtype in (np.float32, np.float64):
+        return np.dtype(dtype)
+    if dtype.kind in "bf" and dtype.itemsize <= 2 or dtype.kind in "iu" and dtype.itemsize <= 2:
+        return np.dtype(np.float32)
+    if dtype.kind in "biufO":
+        return np.dtype(np.float64)
+    raise ValueError(f"X must hold numbers, its dtype is {dtype}.")
+
+
+def encode(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sorted distinct labels and, as int32, the index of each label among them."""
+    if labels.dtype.kind in "bui" and len(labels):
+        low, high = int(labels.min()), int(labels.max())
+        if high - low < 1024:
+            shifted = labels.astype(np.int64) - low
+            seen = np.bincount(shifted, minlength=high - low + 1) > 0
+            places = (np.cumsum(seen) - 1).astype(np.int32)
+            present = (np.flatnonzero(seen) + low).astype(labels.dtype)
+            return present, places[shifted]
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise ValueError("y contains NaN or infinity.")
+    if labels.dtype.kind == "O":
+        import pandas as pd
+
+        if pd.isna(labels).any():
+            raise ValueError("y contains missing values.")
+    present, codes = np.unique(labels, return_inverse=True)
+    return present, codes.astype(np.int32).ravel()
+
+
+def rows_per_page(X: Any) -> int:
+    """Return how many neighbouring rows `row_order` keeps together."""
+    if sp.issparse(X):
+        size = X.data.nbytes + X.indices.nbytes
+        row = size // max(X.shape[0], 1)
+    else:
+        size = X.nbytes
+        row = X.shape[1] * X.itemsize
+    if size <= CACHE_BYTES:
+        return 1
+    return int(min(max(PAGE_BYTES // max(row, 1), 1), MOST_ROWS_PER_PAGE))
+
+
+def row_order(n_rows: int, page: int, entropy: tuple[int, ...]) -> np.ndarray:
+    """Return the order in which an epoch reads the rows of a partition.
+
+    Reading single rows at random costs twice the time of reading them in turn, so pages of ``page``
+    neighbouring rows are shuffled instead; where the pages begin changes with the epoch.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows of the partition.
+    page : int
+        Rows that stay together; 1 is a full permutation.
+    entropy : tuple of int
+        Seed, epoch and partition: the same numbers give the same order anywhere.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,), int32
+    """
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+    if page == 1:
+        return generator.permutation(n_rows).astype(np.int32)
+    starts = np.arange(-int(generator.integers(page)), n_rows, page, dtype=np.int32)
+    generator.shuffle(starts)
+    order = (starts[:, None] + np.arange(page, dtype=np.int32)).ravel()
+    return order[(order >= 0) & (order < n_rows)]

@@ -1,0 +1,116 @@
+"""From measured partitions to a model: classes, moments, mini-batch, step size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from skdist.control.schedules import CONSTANT, AutoRate, Schedule, named_schedule
+from skdist.models.linear import LinearModel, sweep_interval
+from skdist.models.losses import LOSSES
+from skdist.models.moments import Moments, measure
+from skdist.models.partition import Partition
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the driver needs to know of a partition: everything but its rows.
+
+    Attributes
+    ----------
+    moments : Moments
+        Of the features.
+    labels : ndarray
+        The classes present.
+    dtype : dtype
+        Of the rows.
+    nbytes : int
+        Size of the rows.
+    worker : str
+        Address of the worker that holds it; '' in this process.
+    """
+
+    moments: Moments
+    labels: np.ndarray
+    dtype: np.dtype
+    nbytes: int
+    worker: str = ""
+
+
+def summarize(partition: Partition, worker: str = "") -> Summary:
+    """Measure a partition, in one read of its rows.
+
+    Raises
+    ------
+    ValueError
+        Where X or the weights hold NaN or infinity.
+    """
+    moments = measure(partition.X, partition.weights)
+    return Summary(moments, partition.labels, partition.X.dtype, partition.nbytes, worker)
+
+
+def find_classes(summaries: Sequence[Summary]) -> np.ndarray:
+    """Return the sorted classes of all partitions."""
+    return np.unique(np.concatenate([summary.labels for summary in summaries if summary.moments.rows]))
+
+
+def automatic_batch_size(n_rows: int) -> int:
+    """Return the rows of a step for ``batch_size='auto'``.
+
+    64 rows of moderate width sit in the first cache between the two looks a step takes at them; small
+    data gets shorter steps, so that a pass still makes a few hundred.
+    """
+    return int(min(max(n_rows // 256, 1), 64))
+
+
+def build_model(
+    moments: Moments,
+    n_classes: int,
+    dtype: np.dtype,
+    *,
+    loss: str,
+    alpha: float,
+    fit_intercept: bool,
+    batch_size: str | int,
+    learning_rate: str | AutoRate,
+    eta0: float,
+    power_t: float,
+    average: bool | int,
+    shuffle: bool,
+    seed: int,
+) -> LinearModel:
+    """Return the model for rows with these moments; parameters as in `DistributedSGDClassifier`."""
+    if moments.weight <= 0:
+        raise ValueError("The sum of sample_weight must be positive.")
+    batch = automatic_batch_size(moments.rows) if batch_size == "auto" else int(batch_size)
+    n_features = len(moments.mean)
+    scale, center = np.ones(n_features), np.zeros(n_features)
+    if isinstance(learning_rate, AutoRate):
+        scale, center, norm = moments.preconditioner(batch, centered=fit_intercept)
+        step = learning_rate.step_size(LOSSES[loss].curvature, norm)
+        schedule = Schedule(CONSTANT, step, adaptive=True, average_from=0.0)
+    else:
+        # scikit-learn counts rows before averaging starts, steps here are mini-batches.
+        begin = (int(average) - 1) / batch if average else np.inf
+        schedule = named_schedule(
+            learning_rate, eta0=eta0, power_t=power_t, alpha=alpha, average_from=begin
+        )
+    return LinearModel(
+        loss=loss,
+        n_classes=n_classes,
+        n_features=n_features,
+        alpha=alpha,
+        fit_intercept=fit_intercept,
+        batch_size=batch,
+        schedule=schedule,
+        scale=scale.astype(dtype),
+        center=center.astype(dtype),
+        dtype=dtype,
+        sparse=moments.sparse,
+        sweep=sweep_interval(moments, batch) if moments.sparse else 1,
+        shuffle=shuffle,
+        seed=seed,
+    )
