@@ -172,6 +172,4 @@ class History:
         self.epochs.extend(other.epochs)
 
     def __repr__(self) -> str:
-        return (
-            f"History({len(self.rounds)} rounds, {len(self.visits)} visits, {len(self.epochs)} epochs)"
-        )
+        return f"History({len(self.rounds)} rounds, {len(self.visits)} visits, {len(self.epochs)} epochs)"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -95,9 +94,7 @@ def build_model(
     else:
         # scikit-learn counts rows before averaging starts, steps here are mini-batches.
         begin = (int(average) - 1) / batch if average else np.inf
-        schedule = named_schedule(
-            learning_rate, eta0=eta0, power_t=power_t, alpha=alpha, average_from=begin
-        )
+        schedule = named_schedule(learning_rate, eta0=eta0, power_t=power_t, alpha=alpha, average_from=begin)
     return LinearModel(
         loss=loss,
         n_classes=n_classes,

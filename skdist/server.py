@@ -91,7 +91,11 @@ class ParameterServer:
 
     Examples
     --------
-    See `skdist.testing.train` for a loop that drives a server without a cluster.
+    >>> import numpy as np
+    >>> from skdist.control.schedules import CONSTANT, Schedule
+    >>> server = ParameterServer(np.zeros(3), n_rows=100, schedule=Schedule(CONSTANT, 0.1))
+    >>> server.version
+    0
     """
 
     def __init__(
@@ -312,9 +316,7 @@ class ParameterServer:
         values = [value for member in self._members.values() for value in member.window]
         return self._adapter.reference_staleness(float(np.mean(values)) if values else 0.0)
 
-    def _answer(
-        self, attempt: _Attempt, member: _Member, staleness: float, accepted: bool = True
-    ) -> Answer:
+    def _answer(self, attempt: _Attempt, member: _Member, staleness: float, accepted: bool = True) -> Answer:
         attempt.base = self.state
         member.round_size, efficiency = self._sizing(attempt.learner, member)
         return Answer(

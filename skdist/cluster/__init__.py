@@ -1,1 +1,1 @@
-"""The only floor, with the estimators, that knows Dask: partitions, heartbeats, the actor, visits, recovery."""
+"""What knows Dask, with the estimators: partitions, heartbeats, the actor, visits, the driver of a fit."""

@@ -98,9 +98,7 @@ class ServerRef:
 
     def post(self, worker: Any, method: str, *args: Any) -> concurrent.futures.Future[Any]:
         """Start a call from a task's thread and return its future."""
-        return asyncio.run_coroutine_threadsafe(
-            self._execute(worker, method, args), worker.loop.asyncio_loop
-        )
+        return asyncio.run_coroutine_threadsafe(self._execute(worker, method, args), worker.loop.asyncio_loop)
 
     def call(self, worker: Any, method: str, *args: Any) -> Any:
         """Call a method and return its result.

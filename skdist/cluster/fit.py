@@ -210,9 +210,7 @@ class ClusterFit:
         measured = [
             delayed_call(tasks.measure, (f"skdist-measure-{token}", n), n, block)
             if dask.is_dask_collection(block)
-            else self.client.submit(
-                tasks.measure, n, block, key=(f"skdist-measure-{token}", n), pure=False
-            )
+            else self.client.submit(tasks.measure, n, block, key=(f"skdist-measure-{token}", n), pure=False)
             for n, block in zip(numbers, self._blocks, strict=True)
         ]
         if dask.is_dask_collection(measured[0]):
@@ -256,7 +254,8 @@ class ClusterFit:
         if self._server_future.status not in ("finished", "pending"):
             raise ServerLostError("The worker that held the parameter server left the cluster.")
         if progress.wanted:
-            progress.show(*await self._call("progress"), workers=len(present))
+            epoch, loss, rows = await self._call("progress")
+            progress.show(epoch, loss, rows, len(present))
 
     def _submit(self, name: str, order: Any, ref: ServerRef) -> None:
         blocks = [self._blocks[segment.partition] for segment in order.segments]
@@ -287,7 +286,7 @@ class ClusterFit:
         """Call the server from the driver, with a limit."""
         try:
             return await asyncio.wait_for(_await(getattr(self._server, method)(*args)), WORKER_TIMEOUT)
-        except (asyncio.TimeoutError, OSError) as error:
+        except (TimeoutError, OSError) as error:
             raise ServerLostError(f"The parameter server does not answer: {error}") from error
 
     async def _clean_up(self) -> None:

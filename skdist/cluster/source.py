@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,7 @@ def memory_source(X: Any, y: np.ndarray, sample_weight: np.ndarray | None) -> So
     edges = np.linspace(0, n_rows, count + 1).astype(int)
     parts = [
         (X[a:b], y[a:b], None if sample_weight is None else sample_weight[a:b])
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
+        for a, b in itertools.pairwise(edges)
     ]
     return Source(parts, lazy=False, nbytes=nbytes)
 
@@ -125,17 +126,17 @@ def _blocks(name: str, values: Any, X: Any) -> list[Any]:
     if name != "X" and getattr(values, "ndim", 1) == 2 and values.shape[1] != 1:
         raise ValueError(f"{name} must have one column, it has {values.shape[1]}.")
     mine, other = _lengths(values), _lengths(X)
-    known = mine is not None and other is not None and not np.isnan((*mine, *other)).any()
-    if known and sum(mine) != sum(other):
+    if mine is None or other is None or np.isnan((*mine, *other)).any():
+        mine = other = ()  # unknown: the tasks will compare
+    if sum(mine) != sum(other):
         raise ValueError(
             f"X and {name} have different lengths: {int(sum(other))} rows of X, {int(sum(mine))} of {name}."
         )
     if values.npartitions != X.npartitions:
         raise ValueError(
-            f"X has {X.npartitions} partitions, {name} has {values.npartitions}. "
-            + _advice(name, values, X)
+            f"X has {X.npartitions} partitions, {name} has {values.npartitions}. " + _advice(name, values, X)
         )
-    if known and mine != other:
+    if mine != other:
         first = next(i for i, (a, b) in enumerate(zip(other, mine, strict=True)) if a != b)
         raise ValueError(
             f"Partition {first} has {int(other[first])} rows of X but {int(mine[first])} of {name}. "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -94,12 +95,12 @@ def _run(
         blocks[segment.partition] = replace(partition.globally(classes), X=rows, weights=weights)
     local = ref.is_local(worker)
     loop = run_visit(order, blocks, model, learner, attempt, answer, overlap=not local)
-    posted = None
+    posted: Future[Answer] | None = None
     reply: Answer | None = None
     last_epoch = answer.last_epoch
     while True:
         try:
-            request = loop.send(reply)  # type: ignore[arg-type] # the first one must be None
+            request = loop.send(reply)
         except StopIteration as end:
             return end.value, last_epoch
         if isinstance(request, Update):
@@ -108,7 +109,7 @@ def _run(
             else:
                 posted, reply = ref.post(worker, "push", request), None
         elif posted is not None and (request.must_wait or posted.done()):
-            posted, reply = None, ref.wait(posted)
+            reply, posted = ref.wait(posted), None
         else:
             reply = None
         if reply is not None:

@@ -178,9 +178,7 @@ class Dispatcher:
             return self._take(oldest, max(spare, key=lambda q: sum(s.rows for s in q)), worker, least=True)
         return None
 
-    def _take(
-        self, epoch: int, queue: deque[Segment], worker: _Worker, least: bool = False
-    ) -> Visit:
+    def _take(self, epoch: int, queue: deque[Segment], worker: _Worker, least: bool = False) -> Visit:
         goal = max(VISIT_SECONDS / max(self._seconds_per_row, 1e-12), 1)
         # Each slot of the worker gets its part of what waits.
         share = -(-sum(segment.rows for segment in queue) // max(worker.slots - len(worker.flying), 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -75,7 +76,7 @@ class AutoRate(BaseEstimator):
     0.118...
     """
 
-    _parameter_constraints = {"scale": [Interval(Real, 0, None, closed="neither")]}
+    _parameter_constraints: ClassVar[dict[str, Any]] = {"scale": [Interval(Real, 0, None, closed="neither")]}
 
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale
@@ -93,9 +94,7 @@ class AutoRate(BaseEstimator):
         return 1.5 * self.scale / (curvature * mean_square_norm)
 
 
-def named_schedule(
-    name: str, *, eta0: float, power_t: float, alpha: float, average_from: float
-) -> Schedule:
+def named_schedule(name: str, *, eta0: float, power_t: float, alpha: float, average_from: float) -> Schedule:
     """Return what scikit-learn's names mean, with t counting mini-batch steps.
 
     Parameters
@@ -109,7 +108,9 @@ def named_schedule(
     """
     if name == "optimal":
         if alpha == 0:
-            raise ValueError("learning_rate='optimal' needs alpha > 0: its step size is 1 / (alpha (t0 + t)).")
+            raise ValueError(
+                "learning_rate='optimal' needs alpha > 0: its step size is 1 / (alpha (t0 + t))."
+            )
         first = float(np.sqrt(1.0 / np.sqrt(alpha)))
         return Schedule(INVERSE_TIME, first, 1.0 / (first * alpha), average_from=average_from)
     if name == "invscaling":

@@ -157,7 +157,7 @@ class DistributedSGDClassifier(ClassifierMixin, SettingsMixin):
         "learning_rate": AutoRate,
     }
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "loss": [StrOptions(set(LOSSES))],
         "penalty": [StrOptions({"l2"}), None],
         "alpha": [Interval(Real, 0, None, closed="left")],
@@ -316,11 +316,11 @@ class DistributedSGDClassifier(ClassifierMixin, SettingsMixin):
         past = self._past() if hasattr(self, "coef_") else None
         if past is None and classes is None:
             raise ValueError("classes must be passed on the first call to partial_fit.")
-        if past is not None and classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+        if past is not None and classes is not None and set(np.unique(classes)) != set(self.classes_):
             raise ValueError(
                 f"classes={np.unique(classes)!r} differs from that of the first call, {self.classes_!r}."
             )
-        known = self.classes_ if past is not None else np.unique(classes)
+        known = np.unique(np.asarray(self.classes_ if past is not None else classes))
         return self._train(X, y, sample_weight, past=past, max_iter=1, tol=None, classes=known)
 
     def decision_function(self, X: Any) -> Any:
@@ -380,9 +380,7 @@ class DistributedSGDClassifier(ClassifierMixin, SettingsMixin):
         check_is_fitted(self)
         if is_collection(X):
             return prediction.on_collection(self, method, X)
-        rows = validate_data(
-            self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False
-        )
+        rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
         return prediction.on_rows(method, rows, self.coef_, self.intercept_, self.classes_)
 
     def _train(
@@ -460,7 +458,9 @@ class DistributedSGDClassifier(ClassifierMixin, SettingsMixin):
     ) -> DistributedSGDClassifier:
         model = plan.model
         assert model is not None
-        self.classes_ = plan.classes
+        assert plan.classes is not None
+        assert plan.moments is not None
+        self.classes_: np.ndarray = plan.classes
         self.coef_, self.intercept_ = model.coefficients(result.state)
         self._training = Training(model.unpack(result.state), result.clock, plan.moments)
         self.n_iter_ = result.n_iter

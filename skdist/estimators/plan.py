@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -142,6 +143,7 @@ class Plan:
         past = self.past
         if past is None:
             return model.initial_state(), 0.0
+        assert self.classes is not None
         if past.classes is not None and not np.array_equal(past.classes, self.classes):
             raise ValueError(
                 f"warm_start needs the same classes: {self.classes!r} now, {past.classes!r} before."
@@ -188,6 +190,6 @@ def train_in_process(
     edges = np.linspace(0, whole.n_rows, count + 1).astype(int)
     partitions = [
         Partition(whole.X[a:b], whole.codes[a:b], whole.weights[a:b], whole.labels)
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
+        for a, b in itertools.pairwise(edges)
     ]
     return train_inline(model, partitions, settings, state, threads, clock)

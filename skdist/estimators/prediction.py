@@ -9,9 +9,7 @@ from scipy.special import expit
 from sklearn.utils.extmath import safe_sparse_dot
 
 
-def on_rows(
-    method: str, X: Any, coef: np.ndarray, intercept: np.ndarray, classes: np.ndarray
-) -> np.ndarray:
+def on_rows(method: str, X: Any, coef: np.ndarray, intercept: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Return what ``method`` says of rows.
 
     Parameters
@@ -25,10 +23,10 @@ def on_rows(
     """
     scores = safe_sparse_dot(X, coef.T, dense_output=True) + intercept
     if method == "decision_function":
-        return scores.ravel() if scores.shape[1] == 1 else scores
+        return np.asarray(scores.ravel() if scores.shape[1] == 1 else scores)
     if method == "predict":
         codes = (scores[:, 0] > 0).astype(np.intp) if scores.shape[1] == 1 else scores.argmax(axis=1)
-        return classes[codes]
+        return np.asarray(classes[codes])
     if scores.shape[1] == 1:
         positive = expit(scores[:, 0])
         return np.column_stack([1 - positive, positive])
@@ -135,16 +133,12 @@ def _like(values: Any, predicted: Any) -> Any:
 def _hits(predicted: Any, truth: Any, weights: Any = None) -> np.ndarray:
     truth = np.asarray(truth).ravel()
     if len(predicted) != len(truth):
-        raise ValueError(
-            f"X and y have different lengths: {len(predicted)} rows of X, {len(truth)} of y."
-        )
+        raise ValueError(f"X and y have different lengths: {len(predicted)} rows of X, {len(truth)} of y.")
     factor = np.ones(len(truth)) if weights is None else np.asarray(weights, dtype=float).ravel()
     return np.array([float(factor @ (np.asarray(predicted) == truth)), float(factor.sum())])
 
 
-def check_features(
-    estimator: Any, names: np.ndarray | None, width: int, reset: bool
-) -> None:
+def check_features(estimator: Any, names: np.ndarray | None, width: int, reset: bool) -> None:
     """Hold the columns of a collection against those of the fit, or learn them.
 
     Raises
@@ -152,10 +146,10 @@ def check_features(
     ValueError
         Where the number or the names of the features differ.
     """
-    strings = names is not None and all(isinstance(name, str) for name in names)
+    names = names if names is not None and all(isinstance(name, str) for name in names) else None
     if reset:
         estimator.n_features_in_ = width
-        if strings:
+        if names is not None:
             estimator.feature_names_in_ = names
         elif hasattr(estimator, "feature_names_in_"):
             del estimator.feature_names_in_
@@ -166,7 +160,7 @@ def check_features(
             f"{estimator.n_features_in_} features as input."
         )
     seen = getattr(estimator, "feature_names_in_", None)
-    if seen is not None and strings and list(seen) != list(names):
+    if seen is not None and names is not None and list(seen) != list(names):
         raise ValueError(
             "The feature names should match those that were passed during fit: "
             f"{list(names)[:5]} now, {list(seen)[:5]} then."

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -56,7 +56,7 @@ def choose_client(client: Client | None, X: Any, nbytes: int = 0) -> AbstractCon
     if inside:
         from distributed import worker_client
 
-        return worker_client()
+        return cast("AbstractContextManager[Client | None]", worker_client())
     active = _active_client()
     return nullcontext(active) if active is not None else temporary_client()
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: Reassociation lets the compiler vectorise sums. ``nnan`` and ``ninf`` are left out on purpose: a
 #: kernel must see the NaN that it is given, or bad data would pass unnoticed.
 FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
 
-def kernel(function: Function) -> Function:
+def kernel(function: Callable[..., Any]) -> Any:
     """Compile ``function`` lazily, once per machine.
 
     numba looks for a writable cache folder when it decorates and raises where there is none (a

@@ -44,9 +44,7 @@ class Moments:
     sparse: bool
     stored: float
 
-    def preconditioner(
-        self, batch_size: int, centered: bool = True
-    ) -> tuple[np.ndarray, np.ndarray, float]:
+    def preconditioner(self, batch_size: int, centered: bool = True) -> tuple[np.ndarray, np.ndarray, float]:
         """Return ``scale``, ``center`` and the mean squared row norm they lead to.
 
         Dense: ``scale_j`` is the inverse variance; sparse: the inverse mean square of the stored values,
@@ -128,9 +126,7 @@ def combine(parts: Sequence[Moments]) -> Moments:
     total = sum(part.weight for part in parts)
     divisor = total if total > 0 else 1.0
     mean = np.sum([part.weight * part.mean for part in parts], axis=0) / divisor
-    deviation = np.sum(
-        [part.deviation + part.weight * (part.mean - mean) ** 2 for part in parts], axis=0
-    )
+    deviation = np.sum([part.deviation + part.weight * (part.mean - mean) ** 2 for part in parts], axis=0)
     return Moments(
         rows=sum(part.rows for part in parts),
         weight=total,

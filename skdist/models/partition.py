@@ -89,18 +89,14 @@ def convert(X: Any, y: Any, sample_weight: Any = None) -> Partition:
     if labels.ndim != 1:
         raise ValueError(f"y must have one column, it has shape {labels.shape}.")
     if data.shape[0] != len(labels):
-        raise ValueError(
-            f"X and y have different lengths: {data.shape[0]} rows of X, {len(labels)} of y."
-        )
+        raise ValueError(f"X and y have different lengths: {data.shape[0]} rows of X, {len(labels)} of y.")
     present, codes = encode(labels)
     if sample_weight is None:
         weights = np.ones(len(labels), dtype=data.dtype)
     else:
         weights = np.ascontiguousarray(np.asarray(sample_weight).ravel(), dtype=data.dtype)
         if len(weights) != len(labels):
-            raise ValueError(
-                f"sample_weight has {len(weights)} values for {len(labels)} rows of X."
-            )
+            raise ValueError(f"sample_weight has {len(weights)} values for {len(labels)} rows of X.")
     copied = not (data is X or (isinstance(X, np.ndarray) and np.shares_memory(data, X)))
     owned = 0 if sp.issparse(data) or not copied else data.nbytes
     return Partition(data, codes, weights, present, owned)
@@ -135,8 +131,13 @@ def frame_to_numpy(frame: Any) -> np.ndarray:
             f"Columns {', '.join(odd[:5])}{' ...' if len(odd) > 5 else ''} of X do not hold numbers. "
             "Encode them first, for example with sklearn.preprocessing.OneHotEncoder."
         )
-    dtype = np.result_type(*(float_dtype(np.dtype(t.numpy_dtype if hasattr(t, "numpy_dtype") else t))
-                             for t in frame.dtypes)) if len(frame.columns) else np.float64
+    dtype = (
+        np.result_type(
+            *(float_dtype(np.dtype(t.numpy_dtype if hasattr(t, "numpy_dtype") else t)) for t in frame.dtypes)
+        )
+        if len(frame.columns)
+        else np.float64
+    )
     return np.asarray(frame.to_numpy(dtype=dtype, na_value=np.nan))
 
 
@@ -144,7 +145,7 @@ def float_dtype(dtype: np.dtype) -> np.dtype:
     """Return the floating dtype that holds all values of ``dtype``."""
     if dtype in (np.float32, np.float64):
         return np.dtype(dtype)
-    if dtype.kind in "bf" and dtype.itemsize <= 2 or dtype.kind in "iu" and dtype.itemsize <= 2:
+    if (dtype.kind in "bf" and dtype.itemsize <= 2) or (dtype.kind in "iu" and dtype.itemsize <= 2):
         return np.dtype(np.float32)
     if dtype.kind in "biufO":
         return np.dtype(np.float64)

@@ -1,0 +1,75 @@
+"""Tools for experiments on a live cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from distributed import Client
+
+
+def delay_heartbeats(client: Client, worker: str, seconds: float) -> None:
+    """Make the heartbeats of a worker take longer, as a slow link would.
+
+    Parameters
+    ----------
+    client : Client
+        Of the cluster.
+    worker : str
+        Address of the worker.
+    seconds : float
+        Added to each round trip; 0 ends the delay.
+
+    Examples
+    --------
+    >>> from distributed import Client, LocalCluster
+    >>> with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+    ...     with Client(cluster) as client:
+    ...         delay_heartbeats(client, cluster.workers[0].address, 0.05)
+    """
+    client.run(_delay, seconds, workers=[worker])
+
+
+def _delay(seconds: float, dask_worker: Any) -> None:
+    # Dask collects the metrics between the two times whose difference is the round trip.
+    plain = getattr(dask_worker, "_skdist_plain_metrics", dask_worker.get_metrics)
+    dask_worker._skdist_plain_metrics = plain
+
+    async def late_metrics() -> Any:
+        await asyncio.sleep(seconds)
+        return await plain()
+
+    dask_worker.get_metrics = late_metrics if seconds > 0 else plain
+
+
+def leftovers(client: Client) -> dict[str, list[str]]:
+    """Return what of skdist is on a cluster: nothing, unless a fit is under way.
+
+    Parameters
+    ----------
+    client : Client
+        Of the cluster.
+
+    Returns
+    -------
+    dict
+        ``keys`` of tasks the scheduler knows, and ``actors``, ``plugins`` and ``metrics`` on the workers.
+    """
+    found: dict[str, list[str]] = {"keys": client.run_on_scheduler(_scheduler_keys)}
+    on_workers = client.run(_worker_parts).values()
+    for part in ("actors", "plugins", "metrics"):
+        found[part] = sorted(name for parts in on_workers for name in parts[part])
+    return found
+
+
+def _scheduler_keys(dask_scheduler: Any) -> list[str]:
+    return sorted(str(key) for key in dask_scheduler.tasks if "skdist" in str(key))
+
+
+def _worker_parts(dask_worker: Any) -> dict[str, list[str]]:
+    parts = {
+        "actors": dask_worker.state.actors,
+        "plugins": dask_worker.plugins,
+        "metrics": dask_worker.metrics,
+    }
+    return {name: [str(key) for key in keys if "skdist" in str(key)] for name, keys in parts.items()}
