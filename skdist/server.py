@@ -19,6 +19,10 @@ from skdist.history import EpochRecord, RoundRecord
 from skdist.messages import Answer, Join, Link, Update, Visit
 
 
+#: A learner that was heard of within this time, in seconds, counts as at work between two visits.
+PAUSE_SECONDS = 1.0
+
+
 @dataclass
 class _Member:
     """What the server knows of a learner; ``solo`` counts the versions that nobody else had a part in."""
@@ -31,6 +35,7 @@ class _Member:
     solo: int = 0
     round_size: int = 0
     at_work: int = 0
+    seen: float = 0.0
 
 
 @dataclass
@@ -134,6 +139,7 @@ class ParameterServer:
         self._began = time_source()
         self._members: dict[str, _Member] = {}
         self._attempts: dict[int, _Attempt] = {}
+        self._retired: set[int] = set()
         self._pending: list[tuple[Update, np.ndarray, float, str]] = []
         self._epochs: dict[int, _Epoch] = {}
         self._rounds: list[RoundRecord] = []
@@ -152,7 +158,7 @@ class ParameterServer:
             if member is None:
                 size = self._adapter.window if self._adapter else 1
                 member = self._members[join.learner] = _Member(join.worker, SlidingWindow(size))
-            member.link = join.link
+            member.link, member.seen = join.link, self._now()
             number, epoch = join.visit.number, join.visit.epoch
             attempt = self._attempts.get(number)
             if attempt is None:
@@ -165,7 +171,7 @@ class ParameterServer:
                 attempt.last = (-1, -1)
                 attempt.started += 1
             member.at_work += 1
-            wanted = epoch <= self._last_epoch
+            wanted = epoch <= self._last_epoch and number not in self._retired
             if wanted:
                 self._newest_epoch = max(self._newest_epoch, epoch)
             return self._answer(attempt, member, math.nan, accepted=wanted)
@@ -186,7 +192,7 @@ class ParameterServer:
             if update.start != attempt.offset:
                 return self._refuse(attempt)
             attempt.last, attempt.offset = (update.start, update.stop), update.stop
-            member.link = update.link
+            member.link, member.seen = update.link, self._now()
             member.seconds_per_row = update.seconds_per_row
             member.seconds_exchange = update.seconds_exchange
             staleness = float(max(self.version - member.solo - update.base, 0))
@@ -198,6 +204,21 @@ class ParameterServer:
             # The staleness of an update becomes part of the window only for the rounds after it.
             member.window.append(staleness)
             return self._answer(attempt, member, staleness)
+
+    def retire(self, visit: int) -> int:
+        """Take a visit away from whoever runs it or will; return the rows acknowledged until now.
+
+        For visits on workers that left: the rest of the rows goes into a new visit.
+        """
+        with self._lock:
+            self._retired.add(visit)
+            attempt = self._attempts.get(visit)
+            if attempt is None:
+                return 0
+            if attempt.name:
+                self._members[attempt.learner].at_work -= 1
+                attempt.name = ""
+            return attempt.offset
 
     def leave(self, visit: int, attempt: str) -> int:
         """Note that an execution of a visit has ended; return which execution it was, from 1."""
@@ -230,12 +251,21 @@ class ParameterServer:
             ]
             return self.state, self.version, self.clock, self._rounds, epochs, self._converged
 
+    def stop(self) -> None:
+        """End the fit after the epochs that are under way."""
+        with self._lock:
+            self._last_epoch = min(self._last_epoch, self._newest_epoch)
+
     def abort(self) -> None:
         """Refuse all updates from now on."""
         with self._lock:
             self._last_epoch = -1
             for attempt in self._attempts.values():
                 attempt.name = ""
+
+    def seconds(self) -> float:
+        """Return the seconds since the server was made, the time of the history."""
+        return self._now() - self._began
 
     def progress(self) -> tuple[int, float, int]:
         """Return the newest epoch, the mean loss of its rows so far and its rows."""
@@ -342,10 +372,17 @@ class ParameterServer:
         )  # fmt: skip
 
     def _rates(self, learner: str) -> Iterable[float]:
-        """Yield ``1 / T_j``, in rounds per second, of the other learners at work."""
+        """Yield ``1 / T_j``, in rounds per second, of the other learners at work.
+
+        One that is between two visits is about to go on; one that has been away for longer is not.
+        """
+        now = self._now()
         for name, other in self._members.items():
-            if name != learner and other.at_work > 0 and other.seconds_per_row > 0:
-                yield 1 / (other.round_size * other.seconds_per_row + 2 * other.link.median)
+            if name == learner or other.seconds_per_row <= 0:
+                continue
+            seconds = other.round_size * other.seconds_per_row + 2 * other.link.median
+            if other.at_work > 0 or now - other.seen < max(PAUSE_SECONDS, 2 * seconds):
+                yield 1 / seconds
 
     def _sizing(self, learner: str, member: _Member) -> tuple[int, float]:
         """Return the size of the learner's next round and the efficiency it comes from."""

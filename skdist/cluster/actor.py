@@ -39,6 +39,11 @@ class ServerActor:
         self._model, self._classes = model, classes
         self._server = build_server(model, settings, state, n_rows, n_learners, clock)
 
+    @property
+    def begun(self) -> bool:
+        """Whether `begin` was called."""
+        return self._server is not None
+
     def model(self) -> tuple[Any, Any]:
         """Return the model and the classes; each worker asks once."""
         return self._model, self._classes
@@ -51,6 +56,10 @@ class ServerActor:
         """See `ParameterServer.push`."""
         return self._served().push(update)
 
+    def retire(self, visit: int) -> int:
+        """See `ParameterServer.retire`."""
+        return self._served().retire(visit)
+
     def leave(self, visit: int, attempt: str) -> int:
         """See `ParameterServer.leave`."""
         return self._served().leave(visit, attempt)
@@ -62,6 +71,14 @@ class ServerActor:
     def progress(self) -> tuple[int, float, int]:
         """See `ParameterServer.progress`."""
         return self._served().progress()
+
+    def stop(self) -> None:
+        """See `ParameterServer.stop`."""
+        self._served().stop()
+
+    def seconds(self) -> float:
+        """Return the time of the history: seconds since training began."""
+        return self._served().seconds()
 
     def abort(self) -> None:
         """Refuse all updates from now on, so that visits under way end with their round."""

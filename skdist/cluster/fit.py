@@ -94,7 +94,7 @@ class ClusterFit:
         self.cleaned = threading.Event()
         self._token = self.name.removeprefix("skdist-")
         self._blocks: list[Any] = []  # Future of each partition, or Delayed where it is streamed
-        self._sent: list[Any] = []
+        self._prepared: list[Any] = []  # what is needed for the preparation only
         self._server: Any = None
         self._server_future: Any = None
         self._flying: dict[asyncio.Task[Any], tuple[int, Any]] = {}
@@ -193,12 +193,12 @@ class ClusterFit:
         token, source = self._token, self.source
         numbers = range(len(source.parts))
         if not source.lazy:
-            self._sent = await self.client.scatter(list(source.parts), hash=False)
+            self._prepared = await self.client.scatter(list(source.parts), hash=False)
             self._blocks = [
                 self.client.submit(
                     tasks.prepare_slice, n, sent, key=(f"skdist-partition-{token}", n), pure=False
                 )
-                for n, sent in zip(numbers, self._sent, strict=True)
+                for n, sent in zip(numbers, self._prepared, strict=True)
             ]
         else:
             self._blocks = [
@@ -215,8 +215,9 @@ class ClusterFit:
         ]
         if dask.is_dask_collection(measured[0]):
             measured = self.client.compute(measured, optimize_graph=False)
+        self._prepared += measured
         summaries: list[Summary] = await self.client.gather(measured)
-        self._sent = []
+        _release(self._prepared)
         return summaries
 
     async def _visit_all(self, dispatcher: Dispatcher, ref: ServerRef, workers: dict[str, int]) -> None:
@@ -249,6 +250,7 @@ class ClusterFit:
         present = await self._workers()
         for name in set(dispatcher.workers) - set(present):
             dispatcher.remove_worker(name)
+            await self._reissue(dispatcher, name)
         for name, slots in present.items():
             dispatcher.add_worker(name, slots)
         if self._server_future.status not in ("finished", "pending"):
@@ -257,16 +259,31 @@ class ClusterFit:
             epoch, loss, rows = await self._call("progress")
             progress.show(epoch, loss, rows, len(present))
 
+    async def _reissue(self, dispatcher: Dispatcher, worker: str) -> None:
+        """Put the rest of the visits of a worker that left back, exactly."""
+        gone = {number for number, (_, name) in dispatcher.in_flight.items() if name == worker}
+        for task, (number, future) in list(self._flying.items()):
+            if number in gone:
+                offset = await self._call("retire", number)
+                if task.done():
+                    continue  # it came to its end in between
+                del self._flying[task]
+                task.cancel()
+                await self.client.cancel([future], force=True)
+                visit = dispatcher.lost(number, offset)
+                logger.info("Visit %d is repeated from row %d of %d.", number, offset, visit.rows)
+
     def _submit(self, name: str, order: Any, ref: ServerRef) -> None:
         blocks = [self._blocks[segment.partition] for segment in order.segments]
         key = (f"skdist-visit-{self._token}", order.number)
-        where = {"workers": [name], "allow_other_workers": True}
+        # Pinned: the dispatcher balances the work, not Dask's stealing, and `_look` takes visits off workers
+        # that leave.
         if any(dask.is_dask_collection(block) for block in blocks):
             work = delayed_call(tasks.visit, key, order, ref, self.name, *blocks)
-            future = self.client.compute(work, optimize_graph=False)
+            future = self.client.compute(work, optimize_graph=False, workers=[name])
         else:
             future = self.client.submit(
-                tasks.visit, order, ref, self.name, *blocks, key=key, pure=False, **where
+                tasks.visit, order, ref, self.name, *blocks, key=key, pure=False, workers=[name]
             )
         self._flying[asyncio.ensure_future(_outcome(future))] = (order.number, future)
 
@@ -299,17 +316,22 @@ class ClusterFit:
                 await _quietly(self._server.abort)
             await self.client.cancel(flying, force=True)
         self._flying.clear()
-        futures = [*self._blocks, *self._sent, *flying]
-        for future in futures:
-            if hasattr(future, "release"):
-                future.release()
-        self._blocks, self._sent = [], []
+        # Not left to the garbage collector: the traceback of an error keeps what its frames held.
+        for futures in (self._blocks, self._prepared, flying):
+            _release(futures)
         if self._server is not None and self._server._future is not None:
             self._server._future.release()
         if self._server_future is not None:
             self._server_future.release()
         self._server = self._server_future = None
         await self.client.unregister_worker_plugin(self.name)
+
+
+def _release(futures: list[Any]) -> None:
+    for future in futures:
+        if hasattr(future, "release"):
+            future.release()
+    futures.clear()
 
 
 async def _outcome(future: Any) -> Any:

@@ -118,13 +118,16 @@ class Dispatcher:
     def orders(self) -> list[tuple[str, Visit]]:
         """Return the visits to start now, each with the worker that should run it."""
         given: list[tuple[str, Visit]] = []
-        progress = True
-        # One visit for each worker in turn, so that none drains what another could share.
-        while progress:
-            progress = False
-            for name, worker in self._workers.items():
-                if len(worker.flying) < worker.slots + self._queue:
-                    visit = self._next_visit(name, worker)
+        # Everybody's own rows first; then who has none helps out; what is ready in the queue comes last.
+        for helping, queue in ((False, 0), (True, 0), (False, self._queue)):
+            progress = True
+            # One visit for each worker in turn, so that none drains what another could share.
+            while progress:
+                progress = False
+                for name, worker in self._workers.items():
+                    if len(worker.flying) >= (1 if helping else worker.slots + queue):
+                        continue
+                    visit = self._help(worker) if helping else self._next_visit(name, worker)
                     if visit is not None:
                         worker.flying.add(visit.number)
                         self.in_flight[visit.number] = (visit, name)
@@ -171,26 +174,34 @@ class Dispatcher:
             for home in (name, "", *(h for h in waiting if h not in self._workers)):
                 if waiting.get(home):
                     return self._take(epoch, waiting[home], worker)
-        # Nothing of its own: help whoever has most left.
+        return None
+
+    def _help(self, worker: _Worker) -> Visit | None:
+        """Return a visit to rows that wait for another worker, of whoever has most left."""
+        oldest = self._oldest()
         waiting = self._waiting.get(oldest, {}) if oldest <= self.last_epoch else {}
         spare = [queue for queue in waiting.values() if queue]
         if spare:
-            return self._take(oldest, max(spare, key=lambda q: sum(s.rows for s in q)), worker, least=True)
+            return self._take(oldest, max(spare, key=lambda q: sum(s.rows for s in q)), worker)
         return None
 
-    def _take(self, epoch: int, queue: deque[Segment], worker: _Worker, least: bool = False) -> Visit:
-        goal = max(VISIT_SECONDS / max(self._seconds_per_row, 1e-12), 1)
-        # Each slot of the worker gets its part of what waits.
-        share = -(-sum(segment.rows for segment in queue) // max(worker.slots - len(worker.flying), 1))
-        share = -(-share // self._step) * self._step
-        goal = min(goal, share)
+    def _take(self, epoch: int, queue: deque[Segment], worker: _Worker) -> Visit:
+        """Make a visit of what waits in front of a queue."""
+        free = max(worker.slots - len(worker.flying), 1)
+        share = -(-sum(segment.rows for segment in queue) // free)
         first = queue.popleft()
-        if first.rows > 1.5 * share:
-            cut = first.start + share
+        # A partition is cut only where a worker has threads without one.
+        whole = -(-share // self._step) * self._step
+        if first.rows > 1.5 * whole:
+            cut = first.start + whole
             queue.appendleft(Segment(first.partition, cut, first.stop))
             first = Segment(first.partition, first.start, cut)
+        # Not so many that others run dry, nor for too long.
+        slots = sum(other.slots for other in self._workers.values())
+        fair = -(-sum(self.rows) // max(slots, 1))
+        goal = min(VISIT_SECONDS / max(self._seconds_per_row, 1e-12), share, fair)
         segments, rows = [first], first.rows
-        while queue and not least and rows + queue[0].rows <= goal:
+        while queue and rows + queue[0].rows <= goal:
             segments.append(queue.popleft())
             rows += segments[-1].rows
         self._number += 1

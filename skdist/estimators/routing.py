@@ -67,7 +67,7 @@ def temporary_client() -> Iterator[Client]:
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(processes=False, dashboard_address=None, n_workers=1) as cluster,
+        LocalCluster(processes=False, dashboard_address=":0", n_workers=1) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client

@@ -23,7 +23,7 @@ def delay_heartbeats(client: Client, worker: str, seconds: float) -> None:
     Examples
     --------
     >>> from distributed import Client, LocalCluster
-    >>> with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+    >>> with LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster:
     ...     with Client(cluster) as client:
     ...         delay_heartbeats(client, cluster.workers[0].address, 0.05)
     """
@@ -40,6 +40,29 @@ def _delay(seconds: float, dask_worker: Any) -> None:
         return await plain()
 
     dask_worker.get_metrics = late_metrics if seconds > 0 else plain
+
+
+def on_servers(client: Client, method: str) -> list[Any]:
+    """Call a method without arguments on the parameter server of each fit under way.
+
+    Parameters
+    ----------
+    client : Client
+        Of the cluster.
+    method : str
+        For example ``'progress'``, or ``'stop'``, which ends a fit after the epochs under way.
+
+    Returns
+    -------
+    list
+        What each returned; fits that have not begun to train are left out.
+    """
+    return [result for results in client.run(_call_servers, method).values() for result in results]
+
+
+def _call_servers(method: str, dask_worker: Any) -> list[Any]:
+    servers = [actor for key, actor in dask_worker.state.actors.items() if "skdist-server" in str(key)]
+    return [getattr(server, method)() for server in servers if server.begun]
 
 
 def leftovers(client: Client) -> dict[str, list[str]]:

@@ -1,0 +1,263 @@
+import itertools
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skdist.control.dispatch import EPOCH_LEAD, Dispatcher
+from skdist.messages import VisitReport
+
+
+def report(visit, worker, offset=None, last_epoch=10**6, seconds_per_row=0.0):
+    done = visit.rows if offset is None else offset
+    return VisitReport(visit, worker, done, 1, 0.0, 0.1, seconds_per_row, last_epoch)
+
+
+def rows_of(visit, segments=None):
+    chosen = visit.segments if segments is None else segments
+    return [(visit.epoch, s.partition, row) for s in chosen for row in range(s.start, s.stop)]
+
+
+class Run:
+    """Plays a cluster against a dispatcher and watches every row."""
+
+    def __init__(self, dispatcher, rows, epochs):
+        self.dispatcher, self.rows = dispatcher, rows
+        self.done = Counter()
+        self.flying = {}
+        self.in_flight = Counter()
+        self.left = Counter({epoch: sum(rows) for epoch in range(epochs)})
+        self.cap = 10**6
+
+    def start(self):
+        for worker, visit in self.dispatcher.orders():
+            assert worker in self.dispatcher.workers
+            assert visit.rows > 0
+            assert visit.number not in self.flying
+            unfinished = min(epoch for epoch, left in self.left.items() if left)
+            assert visit.epoch <= unfinished + EPOCH_LEAD
+            assert visit.epoch <= self.dispatcher.last_epoch
+            for row in rows_of(visit):
+                assert not self.in_flight[row]
+                assert not self.done[row]
+                self.in_flight[row] += 1
+            self.flying[visit.number] = (worker, visit)
+        if self.dispatcher.workers and not self.flying:
+            assert self.dispatcher.done
+
+    def end(self, number, offset=None, lost=False):
+        worker, visit = self.flying.pop(number)
+        offset = 0 if visit.epoch > self.cap else visit.rows if offset is None else offset
+        for row in rows_of(visit):
+            del self.in_flight[row]
+        for row in rows_of(visit, visit.split(offset)[0]):
+            self.done[row] += 1
+            self.left[visit.epoch] -= 1
+        if lost:
+            assert self.dispatcher.lost(number, offset) is visit
+        else:
+            self.dispatcher.finished(report(visit, worker, offset, self.cap))
+
+    def check(self, epochs):
+        expected = {
+            (epoch, partition, row)
+            for epoch in range(epochs)
+            for partition, n in enumerate(self.rows)
+            for row in range(n)
+        }
+        assert {row for row in self.done if row[0] < epochs} == expected
+        assert set(self.done.values()) <= {1}
+
+
+sizes = st.lists(st.integers(0, 40), min_size=1, max_size=8).filter(any)
+NAMES = ("a", "b", "c")
+
+
+def dispatchers(rows, homes, epochs, **kwargs):
+    homes = {p: home for p, home in enumerate(homes) if home and p < len(rows)}
+    return Dispatcher(rows, homes, max_iter=epochs, **kwargs)
+
+
+@settings(deadline=None, max_examples=120)
+@given(
+    rows=sizes,
+    homes=st.lists(st.sampled_from(["", "a", "b", "c", "gone"]), min_size=8, max_size=8),
+    epochs=st.integers(1, 4),
+    slots=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)),
+    queue=st.integers(0, 2),
+    step=st.sampled_from([1, 4]),
+    speed=st.sampled_from([1e-7, 0.02, 0.2]),
+    random=st.randoms(use_true_random=False),
+)
+def test_every_row_of_every_epoch_is_visited_once_whatever_happens(
+    rows, homes, epochs, slots, queue, step, speed, random
+):
+    dispatcher = dispatchers(rows, homes, epochs, queue=queue, step=step, seconds_per_row=speed)
+    sized = dict(zip(NAMES, slots, strict=True))
+    dispatcher.add_worker("a", sized["a"])
+    run = Run(dispatcher, rows, epochs)
+    for event in itertools.count():
+        run.start()
+        if dispatcher.done:
+            break
+        troubled = event < 60
+        action = random.random() if troubled else 1.0
+        if action < 0.1:
+            name = random.choice(NAMES)
+            dispatcher.add_worker(name, sized[name])
+        elif action < 0.2 and len(dispatcher.workers) > 1:
+            dispatcher.remove_worker(random.choice(dispatcher.workers))
+        elif run.flying:
+            number = random.choice(sorted(run.flying))
+            rows_left = run.flying[number][1].rows
+            whole = not troubled or random.random() < 0.4
+            run.end(number, None if whole else random.randint(0, rows_left), random.random() < 0.3)
+        assert event < 2000
+    run.check(epochs)
+    assert not dispatcher.in_flight
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    rows=sizes,
+    homes=st.lists(st.sampled_from(["", "a", "b"]), min_size=8, max_size=8),
+    after=st.integers(0, 12),
+    random=st.randoms(use_true_random=False),
+)
+def test_a_lower_last_epoch_ends_it_with_whole_epochs(rows, homes, after, random):
+    epochs = 5
+    dispatcher = dispatchers(rows, homes, epochs)
+    for name in "ab":
+        dispatcher.add_worker(name, 2)
+    run = Run(dispatcher, rows, epochs)
+    for event in range(1000):
+        run.start()
+        if dispatcher.done:
+            break
+        if event == after:
+            joined = [epoch for epoch, *_ in run.done]
+            run.cap = max([*joined, random.choice([visit.epoch for _, visit in run.flying.values()])])
+        run.end(random.choice(sorted(run.flying)))
+    assert dispatcher.done
+    assert dispatcher.last_epoch == min(run.cap, epochs - 1)
+    run.check(dispatcher.last_epoch + 1)
+    assert max(epoch for epoch, *_ in run.done) == dispatcher.last_epoch
+
+
+def test_nobody_waits_for_empty_partitions():
+    dispatcher = Dispatcher([0, 5, 0], {}, max_iter=1)
+    dispatcher.add_worker("a", 4)
+    visits = [visit for _, visit in dispatcher.orders()]
+    assert {s.partition for visit in visits for s in visit.segments} == {1}
+
+
+def test_without_workers_there_are_no_orders_and_no_end():
+    dispatcher = Dispatcher([5], {}, max_iter=1)
+    assert dispatcher.orders() == []
+    assert not dispatcher.done
+
+
+def test_workers_begin_with_the_partitions_that_sit_with_them():
+    homes = {0: "a", 1: "b", 2: "a", 3: "b"}
+    dispatcher = Dispatcher([10] * 4, homes, max_iter=1, queue=0)
+    for name in "ab":
+        dispatcher.add_worker(name, 1)
+    for name, visit in dispatcher.orders():
+        assert all(homes[s.partition] == name for s in visit.segments)
+
+
+def test_a_worker_begins_the_next_epoch_of_its_own_but_not_the_one_after():
+    dispatcher = Dispatcher([10, 10], {0: "a", 1: "b"}, max_iter=9, queue=0)
+    for name in "ab":
+        dispatcher.add_worker(name, 1)
+    slow, fast = sorted(dispatcher.orders())
+    assert [fast[1].epoch, slow[1].epoch] == [0, 0]
+    dispatcher.finished(report(fast[1], "b"))
+    ((name, ahead),) = dispatcher.orders()
+    assert (name, ahead.epoch) == ("b", 1)
+    dispatcher.finished(report(ahead, "b"))
+    assert dispatcher.orders() == []
+    dispatcher.finished(report(slow[1], "a"))
+    assert {visit.epoch for _, visit in dispatcher.orders()} <= {1, 2}
+
+
+def test_an_idle_worker_takes_over_what_waits_for_another():
+    dispatcher = Dispatcher([10] * 6, dict.fromkeys(range(6), "a"), max_iter=1, queue=0, seconds_per_row=0.05)
+    dispatcher.add_worker("a", 1)
+    dispatcher.add_worker("b", 1)
+    assert {name for name, _ in dispatcher.orders()} == {"a", "b"}
+
+
+def test_what_sat_with_a_worker_that_left_goes_to_the_others():
+    dispatcher = Dispatcher([10, 10], {0: "a", 1: "b"}, max_iter=1, queue=0)
+    for name in "ab":
+        dispatcher.add_worker(name, 1)
+    orders = dict(dispatcher.orders())
+    dispatcher.remove_worker("b")
+    dispatcher.lost(orders["b"].number, offset=4)
+    dispatcher.finished(report(orders["a"], "a"))
+    ((name, visit),) = dispatcher.orders()
+    assert name == "a"
+    assert rows_of(visit) == [(0, 1, row) for row in range(4, 10)]
+    assert visit.number not in {order.number for order in orders.values()}
+
+
+def test_small_partitions_are_grouped_to_a_visit_of_half_a_second():
+    dispatcher = Dispatcher([50] * 100, {}, max_iter=1, seconds_per_row=1e-3, queue=0)
+    dispatcher.add_worker("a", 1)
+    ((_, visit),) = dispatcher.orders()
+    assert visit.rows == 500
+
+
+def test_reports_refine_the_length_of_visits():
+    dispatcher = Dispatcher([50] * 100, {}, max_iter=1, seconds_per_row=1e-3, queue=0)
+    dispatcher.add_worker("a", 1)
+    ((_, visit),) = dispatcher.orders()
+    dispatcher.finished(report(visit, "a", seconds_per_row=3e-3))
+    ((_, visit),) = dispatcher.orders()
+    assert visit.rows == 250
+
+
+def test_a_large_partition_is_shared_among_slots_at_step_boundaries():
+    dispatcher = Dispatcher([1000], {}, max_iter=1, step=64, queue=0)
+    dispatcher.add_worker("a", 4)
+    visits = [visit for _, visit in dispatcher.orders()]
+    assert len(visits) > 1
+    starts = sorted(s.start for visit in visits for s in visit.segments)
+    assert starts[0] == 0
+    assert all(start % 64 == 0 for start in starts)
+
+
+def test_a_worker_gets_as_many_visits_as_slots_and_queue():
+    dispatcher = Dispatcher([10] * 50, {}, max_iter=1, seconds_per_row=0.05, queue=2)
+    dispatcher.add_worker("a", 3)
+    assert len(dispatcher.orders()) == 5
+    assert dispatcher.orders() == []
+
+
+def test_visits_carry_the_time_budget():
+    dispatcher = Dispatcher([10], {}, max_iter=1, budget_seconds=0.7)
+    dispatcher.add_worker("a", 1)
+    assert dispatcher.orders()[0][1].budget_seconds == 0.7
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_the_order_of_partitions_follows_seed_and_epoch(shuffle):
+    def sequence(seed):
+        dispatcher = Dispatcher([10] * 12, {}, max_iter=2, seed=seed, shuffle=shuffle, queue=0)
+        dispatcher.add_worker("a", 1)
+        order = []
+        while not dispatcher.done:
+            for name, visit in dispatcher.orders():
+                order += [s.partition for s in visit.segments]
+                dispatcher.finished(report(visit, name))
+        return order
+
+    first = sequence(1)
+    assert sequence(1) == first
+    if shuffle:
+        assert first[:12] != first[12:]
+        assert sequence(2) != first
+    else:
+        assert first == [*range(12)] * 2

@@ -1,0 +1,76 @@
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skdist.control.schedules import (
+    CONSTANT,
+    INVERSE_POWER,
+    INVERSE_TIME,
+    AutoRate,
+    Schedule,
+    named_schedule,
+)
+
+steps = st.floats(0, 1e9)
+RATES = {"eta0": 0.1, "power_t": 0.25, "alpha": 1e-4, "average_from": math.inf}
+
+
+@settings(deadline=None, max_examples=60)
+@given(steps, steps)
+@pytest.mark.parametrize("code", [CONSTANT, INVERSE_TIME, INVERSE_POWER])
+def test_decay_is_at_least_one_and_never_falls(code, a, b):
+    schedule = Schedule(code, eta0=0.3, parameter=0.7)
+    early, late = (schedule.decay(t) for t in sorted((a, b)))
+    assert 1 <= early <= late
+    assert schedule.decay(0.0) == 1
+
+
+@settings(deadline=None, max_examples=30)
+@given(steps)
+def test_decay_is_first_rate_over_present_rate(t):
+    assert Schedule(CONSTANT, 0.3).decay(t) == 1
+    assert Schedule(INVERSE_TIME, 0.3, 50.0).decay(t) == pytest.approx(0.3 / (0.3 * 50 / (50 + t)))
+    assert Schedule(INVERSE_POWER, 0.3, 0.5).decay(t) == pytest.approx(0.3 / (0.3 / (1 + t) ** 0.5))
+
+
+def test_optimal_is_bottous_rate():
+    schedule = named_schedule("optimal", **RATES)
+    assert schedule.code == INVERSE_TIME
+    first = math.sqrt(1 / math.sqrt(1e-4))
+    assert schedule.eta0 == pytest.approx(first)
+    t0 = 1 / (first * 1e-4)
+    for t in (0, 10, 1e6):
+        assert schedule.eta0 / schedule.decay(t) == pytest.approx(1 / (1e-4 * (t0 + t)))
+
+
+def test_invscaling_and_constant():
+    power = named_schedule("invscaling", **RATES)
+    assert power.eta0 / power.decay(15) == pytest.approx(0.1 / 16**0.25)
+    constant = named_schedule("constant", **RATES)
+    assert constant.eta0 / constant.decay(1e6) == 0.1
+    assert not power.adaptive
+    assert not constant.adaptive
+
+
+def test_optimal_needs_a_penalty():
+    with pytest.raises(ValueError, match="alpha > 0"):
+        named_schedule("optimal", **{**RATES, "alpha": 0.0})
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="'adaptive'"):
+        named_schedule("adaptive", **RATES)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(0.01, 10), st.floats(0.1, 4), st.floats(1, 1e6))
+def test_auto_rate_is_inverse_to_curvature_and_norm(scale, curvature, norm):
+    step = AutoRate(scale).step_size(curvature, norm)
+    assert step * curvature * norm == pytest.approx(1.5 * scale)
+
+
+def test_auto_rate_needs_a_positive_scale():
+    with pytest.raises(ValueError, match="scale"):
+        AutoRate(scale=0.0)._validate_params()
