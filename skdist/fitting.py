@@ -124,7 +124,7 @@ class Progress:
 
     def show(self, epoch: int, loss: float, rows: int, workers: int = 0) -> None:
         """Print one line: the epoch under way, the mean loss of its rows so far, and their number."""
-        if self.wanted:
+        if self.wanted and rows:
             seconds = time.perf_counter() - self._began
             where = f", {workers} workers" if workers else ""
             print(f"epoch {epoch + 1}: loss {loss:.4f}, {rows:,} rows, {seconds:.1f} s{where}", flush=True)

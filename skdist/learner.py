@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from skdist.control.staleness import StalenessWindow, predicted_context
-from skdist.control.windows import SlidingWindow
+from skdist.control.windows import SlidingWindow, smoothed
 from skdist.messages import Answer, Link, Update, Visit
 
 #: A round is trained in this many slices, after each of which an answer may be merged.
@@ -53,6 +53,12 @@ class Learner:
         Returns the latest `Link` of the worker.
     clock : callable
         Seconds of a steady clock; the simulated cluster gives its own.
+    staleness : SlidingWindow
+        Of its past updates.
+    seconds_per_row : float
+        Training time, smoothed.
+    seconds_exchange : float
+        Duration of the last exchange; 0 where the server is a function call away.
     """
 
     name: str
@@ -71,11 +77,7 @@ class Learner:
     def trained(self, rows: int, seconds: float) -> None:
         """Take in how long a slice took."""
         if rows:
-            self.seconds_per_row = _smooth(self.seconds_per_row, seconds / rows)
-
-    def exchanged(self, seconds: float) -> None:
-        """Take in how long an exchange took."""
-        self.seconds_exchange = _smooth(self.seconds_exchange, seconds)
+            self.seconds_per_row = smoothed(self.seconds_per_row, seconds / rows)
 
     def rate_scale(self, rows: int, answer: Answer, decay: float) -> tuple[float, float]:
         """Return the staleness context and the rate scale of a round of ``rows`` rows.
@@ -90,10 +92,6 @@ class Learner:
         predicted = predicted_context(seconds, answer.peers, self.collect)
         context = self.adapter.context(self.staleness.sample(self.adapter.stride), predicted)
         return context, self.adapter.rate_scale(context, answer.reference, decay)
-
-
-def _smooth(old: float, new: float) -> float:
-    return new if old == 0.0 else 0.7 * old + 0.3 * new
 
 
 class Rows:
@@ -202,7 +200,6 @@ def run_visit(
     sent: np.ndarray | None = None  # posted and not answered yet
     posted, ahead = began, 0  # when, and steps made since
     t = answer.clock
-    seconds_exchange = 0.0
 
     def merge(reply: Answer) -> None:
         nonlocal answer, sent, t
@@ -217,9 +214,7 @@ def run_visit(
         answer, sent = reply, None
 
     def arrived(reply: Answer) -> None:
-        nonlocal seconds_exchange
-        seconds_exchange = learner.clock() - posted
-        learner.exchanged(seconds_exchange)
+        learner.seconds_exchange = learner.clock() - posted
         merge(reply)
 
     while rows.offset < visit.rows and answer.accepted:
@@ -265,7 +260,7 @@ def run_visit(
             round_size=size,
             efficiency=efficiency,
             seconds_compute=seconds,
-            seconds_exchange=seconds_exchange,
+            seconds_exchange=learner.seconds_exchange,
             seconds_per_row=learner.seconds_per_row,
             link=learner.link(),
         )

@@ -14,10 +14,9 @@ from skdist.control.latency import LatencyBatchSizer, automatic_standard
 from skdist.control.schedules import Schedule
 from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor
-from skdist.control.windows import SlidingWindow
+from skdist.control.windows import SlidingWindow, smoothed
 from skdist.history import EpochRecord, RoundRecord
 from skdist.messages import Answer, Join, Link, Update, Visit
-
 
 #: A learner that was heard of within this time, in seconds, counts as at work between two visits.
 PAUSE_SECONDS = 1.0
@@ -194,7 +193,7 @@ class ParameterServer:
             attempt.last, attempt.offset = (update.start, update.stop), update.stop
             member.link, member.seen = update.link, self._now()
             member.seconds_per_row = update.seconds_per_row
-            member.seconds_exchange = update.seconds_exchange
+            member.seconds_exchange = smoothed(member.seconds_exchange, update.seconds_exchange)
             staleness = float(max(self.version - member.solo - update.base, 0))
             scale = self._guarded(update.rate_scale, staleness)
             self._pending.append((update, attempt.base, scale, attempt.learner))
@@ -387,7 +386,7 @@ class ParameterServer:
     def _sizing(self, learner: str, member: _Member) -> tuple[int, float]:
         """Return the size of the learner's next round and the efficiency it comes from."""
         sizer = self._sizer
-        standard = self._standard()
+        standard, shortest = self._standard()
         efficiency, size = 1.0, standard
         if sizer is not None:
             links = {m.worker: m.link for m in self._members.values() if m.worker != member.worker}
@@ -399,12 +398,15 @@ class ParameterServer:
                 known = [m.seconds_per_row for m in self._members.values() if m.seconds_per_row > 0]
                 mean = float(np.mean(known)) if known else 0.0
                 size = sizer.balanced_size(standard, member.seconds_per_row, mean, member.round_size)
-        return min(max(size, self._batch_size), max(self._n_rows, self._batch_size)), efficiency
+        return min(max(size, shortest), max(self._n_rows, shortest)), efficiency
 
-    def _standard(self) -> int:
-        """Return ``B0`` in rows: one for all, from the slowest exchange and the mean training time."""
+    def _standard(self) -> tuple[int, int]:
+        """Return ``B0`` and the shortest round, in rows.
+
+        They are the same for all learners: ``'auto'`` takes the slowest exchange and the mean training time.
+        """
         if not isinstance(self._round_size, str):
-            return self._round_size
+            return self._round_size, self._batch_size
         members = self._members.values()
         speeds = [member.seconds_per_row for member in members if member.seconds_per_row > 0]
         return automatic_standard(

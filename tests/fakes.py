@@ -16,6 +16,16 @@ from skdist.preparation import build_model, find_classes, summarize
 CONSTANT_RATE = Schedule(CONSTANT, 0.1)
 
 
+class Clock:
+    """A clock that stands still until it is told otherwise."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
 @dataclass(frozen=True)
 class FakePartition:
     """Rows ``first, first + 1, ...`` of the coordinates of a `RowModel`."""

@@ -13,7 +13,7 @@ from skdist.control.stopping import ConvergenceMonitor
 from skdist.learner import Learner
 from skdist.messages import Join, Link, Segment, Visit
 from skdist.server import ParameterServer
-from tests.fakes import CONSTANT_RATE, FakeLearner, RowModel, drive, fake_partitions, whole_visit
+from tests.fakes import CONSTANT_RATE, Clock, FakeLearner, RowModel, drive, fake_partitions, whole_visit
 
 
 def make_server(size=200, **kwargs):
@@ -314,15 +314,20 @@ def test_abort_refuses_updates_and_joins():
 
 
 def test_records_tell_epochs_and_rounds():
-    server = make_server(size=1, time_source=iter(range(100)).__next__)
+    clock = Clock()
+    server = make_server(size=1, time_source=clock)
     learner = FakeLearner(server, "a", worker="w", link=Link((0.002,)))
+    clock.now = 2.0
     learner.push(rows=10, steps=2, loss=5.0, change=0.0)
+    clock.now = 5.0
     learner.push(rows=30, steps=4, loss=9.0, change=0.0)
     assert server.progress()[0] == 0
     assert server.progress()[1:] == (pytest.approx(14 / 40), 40)
     _, _, _, rounds, (epoch,), _ = server.finish()
-    assert (epoch.rows, epoch.loss, epoch.seconds) == (40, 14 / 40, 1)
+    assert (epoch.rows, epoch.loss, epoch.seconds) == (40, 14 / 40, 3.0)
     assert [(r.rows, r.steps, r.loss, r.version) for r in rounds] == [(10, 2, 0.5, 1), (30, 4, 0.3, 2)]
+    assert [r.time for r in rounds] == [2.0, 5.0]
+    assert server.seconds() == 5.0
     assert (rounds[0].worker, rounds[0].latency, rounds[0].learner) == ("w", 0.002, "a")
 
 
@@ -373,25 +378,61 @@ def test_throughput_gives_slow_learners_shorter_rounds():
     assert fast.answer.round_size == 2000
 
 
-def test_peers_are_the_rates_of_other_learners_at_work():
+def test_peers_are_the_rates_of_other_learners():
     server = make_server(size=1, round_size=100)
     a, b = FakeLearner(server, "a", visit=1), FakeLearner(server, "b", visit=2, link=Link((0.01,)))
-    b.push(change=0.0, seconds_per_row=1e-3)
-    assert b.answer.peers == 0.0
-    a.push(change=0.0, seconds_per_row=1e-3)
-    assert a.answer.peers == pytest.approx(1 / (100 * 1e-3 + 2 * 0.01))
-    server.leave(2, b.attempt)
-    a.push(change=0.0, seconds_per_row=1e-3)
-    assert a.answer.peers == 0.0
+    assert a.push(change=0.0, seconds_per_row=1e-3).peers == 0.0
+    assert b.push(change=0.0, seconds_per_row=1e-3).peers == pytest.approx(1 / 0.1)
+    assert a.push(change=0.0, seconds_per_row=1e-3).peers == pytest.approx(1 / (0.1 + 2 * 0.01))
 
 
-def test_a_takeover_by_another_learner_takes_the_first_off_work():
-    server = make_server(size=1, round_size=100)
-    first, other = FakeLearner(server, "first", visit=1), FakeLearner(server, "other", visit=2)
-    first.push(change=0.0, seconds_per_row=1e-3)
-    assert other.push(change=0.0).peers > 0
-    join(server, "newer", "second", number=1)
+@pytest.mark.parametrize("how", ["leave", "retire", "takeover"])
+def test_a_learner_that_has_been_away_for_long_is_no_peer(how):
+    clock = Clock()
+    server = make_server(size=1, round_size=100, time_source=clock)
+    gone, other = FakeLearner(server, "gone", visit=1), FakeLearner(server, "other", visit=2)
+    gone.push(change=0.0, seconds_per_row=1e-3)
+    clock.now = 1e6
+    assert other.push(change=0.0).peers == pytest.approx(10)
+    if how == "leave":
+        server.leave(1, gone.attempt)
+    elif how == "retire":
+        server.retire(1)
+    else:
+        join(server, "newer", "second", number=1)
     assert other.push(change=0.0).peers == 0.0
+
+
+def test_a_learner_between_two_visits_is_still_a_peer():
+    clock = Clock()
+    server = make_server(size=1, round_size=100, time_source=clock)
+    pausing, other = FakeLearner(server, "pausing", visit=1), FakeLearner(server, "other", visit=2)
+    pausing.push(change=0.0, seconds_per_row=1e-3)
+    server.leave(1, pausing.attempt)
+    clock.now = 0.1
+    assert other.push(change=0.0).peers == pytest.approx(10)
+
+
+def test_a_retired_visit_is_taken_away_with_its_acknowledged_rows():
+    server = make_server()
+    learner = FakeLearner(server)
+    learner.push(rows=24)
+    assert server.retire(1) == 24
+    assert server.retire(1) == 24
+    assert not learner.push(rows=8).accepted
+    assert not join(server, "again").accepted
+    assert server.version == 1
+    assert server.retire(99) == 0
+    assert not join(server, "never", number=99).accepted
+
+
+def test_stop_ends_with_the_epochs_under_way():
+    server = make_server(max_iter=50)
+    learner = FakeLearner(server, epoch=2)
+    server.stop()
+    assert learner.push(rows=8).accepted
+    assert learner.answer.last_epoch == 2
+    assert not join(server, "late", number=2, epoch=3).accepted
 
 
 def test_an_update_is_not_changed_by_the_server():

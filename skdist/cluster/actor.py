@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from distributed import Client
 from distributed.protocol import to_serialize
 
 from skdist.exceptions import ServerLostError
@@ -147,9 +148,20 @@ class ServerRef:
             ) from error
 
     async def _execute(self, worker: Any, method: str, args: tuple[Any, ...]) -> Any:
-        reply = await worker.rpc(self.address).actor_execute(
-            function=method, actor=self.key, args=[to_serialize(arg) for arg in args], kwargs={}
-        )
-        if reply["status"] != "OK":
-            raise reply["exception"]
-        return reply["result"]
+        return _result(await worker.rpc(self.address).actor_execute(**self._message(method, args)))
+
+    async def call_from_driver(self, client: Client, method: str, *args: Any) -> Any:
+        """Call a method through the scheduler, as the workers may be out of the driver's reach."""
+        message = {"op": "actor_execute", **self._message(method, args)}
+        return _result(await client.scheduler.proxy(worker=self.address, msg=message))
+
+    def _message(self, method: str, args: tuple[Any, ...]) -> dict[str, Any]:
+        """Return what `distributed.Actor` sends; that class would bind itself to the default client."""
+        wrapped = [to_serialize(arg) for arg in args]
+        return {"function": method, "actor": self.key, "args": wrapped, "kwargs": {}}
+
+
+def _result(reply: dict[str, Any]) -> Any:
+    if reply["status"] != "OK":
+        raise reply["exception"]
+    return reply["result"]

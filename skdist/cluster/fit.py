@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import dask
@@ -35,6 +34,12 @@ LOOK_SECONDS = 0.5
 
 #: Cleaning up takes at most this long, in seconds.
 CLEANUP_SECONDS = 10.0
+
+#: A call from the driver to the server takes at most this long, in seconds.
+ANSWER_SECONDS = 30.0
+
+#: The server, if there still is one, gets this long to hear that the fit is over, in seconds.
+ABORT_SECONDS = 2.0
 
 #: Collections that fill more of the cluster's memory are streamed: loaded, visited and let go.
 HELD_SHARE = 0.5
@@ -95,11 +100,12 @@ class ClusterFit:
         self._token = self.name.removeprefix("skdist-")
         self._blocks: list[Any] = []  # Future of each partition, or Delayed where it is streamed
         self._prepared: list[Any] = []  # what is needed for the preparation only
-        self._server: Any = None
+        self._server: ServerRef | None = None
         self._server_future: Any = None
         self._flying: dict[asyncio.Task[Any], tuple[int, Any]] = {}
         self._failures: dict[int, int] = {}
         self._history = History()
+        self._progress = Progress(settings.verbose)
 
     async def run(self) -> FitResult:
         """Train; leave nothing behind, whatever happens."""
@@ -121,7 +127,6 @@ class ClusterFit:
         model, state, clock = self.plan.build(summaries)
         rows = [summary.moments.rows for summary in summaries]
         n_learners = sum(workers.values())
-        ref = ServerRef(self._server._address, self._server.key)
         await self._call(
             "begin", model, self.plan.classes, self.settings, state, sum(rows), n_learners, clock
         )
@@ -134,8 +139,11 @@ class ClusterFit:
             seconds_per_row=1e-9 * sum(s.nbytes for s in summaries) / max(sum(rows), 1),
             step=model.batch_size,
         )
-        await self._visit_all(dispatcher, ref, workers)
+        await self._visit_all(dispatcher, workers)
         state, _, clock, rounds, epochs, converged = await self._call("finish")
+        if epochs and self.settings.verbose:
+            last = epochs[-1]
+            self._progress.show(last.epoch, last.loss, last.rows, len(workers))
         self._history.rounds.extend(rounds)
         self._history.epochs.extend(epochs)
         return FitResult(state, clock, dispatcher.last_epoch + 1, converged, self._history)
@@ -172,10 +180,13 @@ class ClusterFit:
         return float(sum(limits)) if all(limits) else np.inf
 
     async def _start_server(self) -> None:
-        self._server_future = self.client.submit(
-            ServerActor, actor=True, key=f"skdist-server-{self._token}", pure=False
-        )
-        self._server = await self._server_future
+        key = f"skdist-server-{self._token}"
+        self._server_future = self.client.submit(ServerActor, actor=True, key=key, pure=False)
+        await self._server_future._state.wait()
+        holders = await self.client.scheduler.who_has(keys=[key])
+        if not holders.get(key):
+            raise ServerLostError("The parameter server could not be started on any worker.")
+        self._server = ServerRef(holders[key][0], key)
 
     async def _register_plugin(self) -> None:
         sizer = self.settings.sizer
@@ -220,15 +231,14 @@ class ClusterFit:
         _release(self._prepared)
         return summaries
 
-    async def _visit_all(self, dispatcher: Dispatcher, ref: ServerRef, workers: dict[str, int]) -> None:
+    async def _visit_all(self, dispatcher: Dispatcher, workers: dict[str, int]) -> None:
         """Keep every worker busy until all epochs are through."""
-        progress = Progress(self.settings.verbose)
         for name, slots in workers.items():
             dispatcher.add_worker(name, slots)
         looked = idle = time.monotonic()
         while not dispatcher.done:
             for name, order in dispatcher.orders():
-                self._submit(name, order, ref)
+                self._submit(name, order)
             if self._flying:
                 idle = time.monotonic()
                 ended, _ = await asyncio.wait(
@@ -243,9 +253,9 @@ class ClusterFit:
                 await asyncio.sleep(0.1)
             if time.monotonic() - looked > LOOK_SECONDS:
                 looked = time.monotonic()
-                await self._look(dispatcher, progress)
+                await self._look(dispatcher)
 
-    async def _look(self, dispatcher: Dispatcher, progress: Progress) -> None:
+    async def _look(self, dispatcher: Dispatcher) -> None:
         """Notice workers that came or went, a server that is lost, and tell the user."""
         present = await self._workers()
         for name in set(dispatcher.workers) - set(present):
@@ -255,9 +265,9 @@ class ClusterFit:
             dispatcher.add_worker(name, slots)
         if self._server_future.status not in ("finished", "pending"):
             raise ServerLostError("The worker that held the parameter server left the cluster.")
-        if progress.wanted:
+        if self._progress.wanted:
             epoch, loss, rows = await self._call("progress")
-            progress.show(epoch, loss, rows, len(present))
+            self._progress.show(epoch, loss, rows, len(present))
 
     async def _reissue(self, dispatcher: Dispatcher, worker: str) -> None:
         """Put the rest of the visits of a worker that left back, exactly."""
@@ -273,17 +283,17 @@ class ClusterFit:
                 visit = dispatcher.lost(number, offset)
                 logger.info("Visit %d is repeated from row %d of %d.", number, offset, visit.rows)
 
-    def _submit(self, name: str, order: Any, ref: ServerRef) -> None:
+    def _submit(self, name: str, order: Any) -> None:
         blocks = [self._blocks[segment.partition] for segment in order.segments]
         key = (f"skdist-visit-{self._token}", order.number)
         # Pinned: the dispatcher balances the work, not Dask's stealing, and `_look` takes visits off workers
         # that leave.
         if any(dask.is_dask_collection(block) for block in blocks):
-            work = delayed_call(tasks.visit, key, order, ref, self.name, *blocks)
+            work = delayed_call(tasks.visit, key, order, self._server, self.name, *blocks)
             future = self.client.compute(work, optimize_graph=False, workers=[name])
         else:
             future = self.client.submit(
-                tasks.visit, order, ref, self.name, *blocks, key=key, pure=False, workers=[name]
+                tasks.visit, order, self._server, self.name, *blocks, key=key, pure=False, workers=[name]
             )
         self._flying[asyncio.ensure_future(_outcome(future))] = (order.number, future)
 
@@ -301,10 +311,18 @@ class ClusterFit:
 
     async def _call(self, method: str, *args: Any) -> Any:
         """Call the server from the driver, with a limit."""
+        assert self._server is not None
+        call = self._server.call_from_driver(self.client, method, *args)
         try:
-            return await asyncio.wait_for(_await(getattr(self._server, method)(*args)), WORKER_TIMEOUT)
-        except (TimeoutError, OSError) as error:
-            raise ServerLostError(f"The parameter server does not answer: {error}") from error
+            return await asyncio.wait_for(call, ANSWER_SECONDS)
+        except OSError as error:  # a TimeoutError is one
+            raise ServerLostError(f"The parameter server does not answer: {error!r}") from error
+
+    async def _abort(self, server: ServerRef) -> None:
+        try:
+            await asyncio.wait_for(server.call_from_driver(self.client, "abort"), ABORT_SECONDS)
+        except Exception:
+            logger.debug("The server could not be told to stop.", exc_info=True)
 
     async def _clean_up(self) -> None:
         """Stop what is under way and free every key, the actor and the plugin."""
@@ -313,18 +331,17 @@ class ClusterFit:
             task.cancel()
         if flying:
             if self._server is not None:
-                await _quietly(self._server.abort)
+                await self._abort(self._server)
             await self.client.cancel(flying, force=True)
         self._flying.clear()
         # Not left to the garbage collector: the traceback of an error keeps what its frames held.
         for futures in (self._blocks, self._prepared, flying):
             _release(futures)
-        if self._server is not None and self._server._future is not None:
-            self._server._future.release()
         if self._server_future is not None:
             self._server_future.release()
         self._server = self._server_future = None
-        await self.client.unregister_worker_plugin(self.name)
+        if self.client.scheduler is not None:  # else the client was closed
+            await self.client.unregister_worker_plugin(self.name)
 
 
 def _release(futures: list[Any]) -> None:
@@ -339,14 +356,3 @@ async def _outcome(future: Any) -> Any:
         return await future
     finally:
         future.release()
-
-
-async def _await(awaitable: Any) -> Any:
-    return await awaitable
-
-
-async def _quietly(call: Callable[[], Any]) -> None:
-    try:
-        await asyncio.wait_for(_await(call()), 2.0)
-    except Exception:
-        logger.debug("The server could not be told to stop.", exc_info=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from typing import Any
@@ -15,6 +16,7 @@ from skdist.messages import Link
 
 #: Heartbeats sent at once at the start, so that the window is not empty for seconds.
 FIRST_HEARTBEATS = 5
+FIRST_HEARTBEATS_SECONDS = 0.005
 
 
 class LearnerPlugin(WorkerPlugin):
@@ -51,9 +53,10 @@ class LearnerPlugin(WorkerPlugin):
         self._made = 0
         self._total = worker.digests_total["latency"]
         worker.metrics[self.name] = self.sample
-        # A first value would be that of a heartbeat from before; it is as good as any.
         for _ in range(FIRST_HEARTBEATS):
             await worker.heartbeat()
+            # Apart, so that one hiccup of a busy machine does not make all of them late.
+            await asyncio.sleep(FIRST_HEARTBEATS_SECONDS)
 
     def teardown(self, worker: Any) -> None:
         """Stop to sample."""

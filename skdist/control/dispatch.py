@@ -150,9 +150,12 @@ class Dispatcher:
 
     def _oldest(self) -> int:
         """Return the first epoch that has rows waiting or in flight, or else the next to open."""
-        epochs = [visit.epoch for visit, _ in self.in_flight.values()]
-        epochs += [epoch for epoch, homes in self._waiting.items() if any(homes.values())]
-        return min(epochs, default=self._open)
+        flying = {visit.epoch for visit, _ in self.in_flight.values()}
+        for epoch in [e for e, homes in self._waiting.items() if e not in flying and not any(homes.values())]:
+            if epoch < self._open - 1:
+                del self._waiting[epoch]
+        waiting = {epoch for epoch, homes in self._waiting.items() if any(homes.values())}
+        return min(flying | waiting, default=self._open)
 
     def _open_epoch(self) -> None:
         epoch = self._open

@@ -130,8 +130,8 @@ class LatencyBatchSizer(BaseEstimator):
 
 def automatic_standard(
     seconds_per_row: float, seconds_exchange: float, share: int, batch_size: int, doubled: bool
-) -> int:
-    """Return ``B0`` in rows for ``round_size='auto'``.
+) -> tuple[int, int]:
+    """Return ``B0`` and the shortest round, in rows, for ``round_size='auto'``.
 
     A round should train several times as long as an exchange takes, so that exchanges can hide behind
     training, but a learner should exchange several times while it goes over its share of the rows.
@@ -151,4 +151,4 @@ def automatic_standard(
     longest = max(share // 4, shortest)
     wanted = 4 * seconds_exchange / seconds_per_row if seconds_per_row > 0 else shortest
     rows = int(min(max(wanted, shortest), longest))
-    return 2 * rows if doubled else rows
+    return (2 * rows if doubled else rows), shortest

@@ -6,6 +6,11 @@ from collections import deque
 from collections.abc import Iterator
 
 
+def smoothed(old: float, new: float) -> float:
+    """Return an exponential average that begins with its first value; 0 is no value."""
+    return new if old == 0.0 else 0.7 * old + 0.3 * new
+
+
 class SlidingWindow:
     """The last ``size`` values, oldest dropped first.
 

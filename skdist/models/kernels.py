@@ -3,15 +3,15 @@
 Conventions
 -----------
 ``order`` lists the rows of the partition in the order of this epoch; ``[start, stop)`` is the stretch
-to train on. A step takes ``batch_size`` rows and moves the coefficients ``u`` by
+to train on. A step takes ``batch_size`` rows and moves the coefficients ``u`` to
 
-    ``u_j -= eta * scale_j * (mean_i r_i (x_ij - center_j) + alpha * u_j)``
+    ``(u_j - pace_j * mean_i r_i (x_ij - center_j)) / (1 + pace_j * alpha)``,  ``pace_j = eta * scale_j``
 
-where ``r_i`` is the weighted gradient of the loss in the raw prediction and the mean is over
-``batch_size``, also when the last step is shorter: such a step is scaled by its size. ``scale`` and
-``center`` describe the data (see `skdist.models.moments`); with ones and zeros this is plain SGD. The
-coefficients themselves stay in the units of the raw data: what the intercept owes to the centring is
-``-sum_j center_j * change of u_j``.
+where ``r_i`` is the weighted gradient of the loss in the raw prediction. The penalty is taken at the new
+point, which is stable whatever its strength. The mean is over ``batch_size``, also when the last step is
+shorter: such a step is scaled by its size. ``scale`` and ``center`` describe the data (see
+`skdist.models.moments`); with ones and zeros this is plain SGD. The coefficients themselves stay in the
+units of the raw data: what the intercept owes to the centring is ``-sum_j center_j * change of u_j``.
 
 ``state`` holds the iterate ``state[0]`` and, when ``state`` has two members, its running average
 ``state[1]``, which takes each iterate in with weight ``gamma = (power + 1) / (n + power + 1)`` after ``n``
@@ -106,9 +106,10 @@ def dense_steps(
                     rho += z[i, k]
             shift = zero
             for j in range(n_features):
-                change = eta * scale[j] * (g[j] - center[j] * rho + decay * u[j])
-                u[j] -= change
-                shift += center[j] * change
+                pace = eta * scale[j]
+                moved = (u[j] - pace * (g[j] - center[j] * rho)) / (1 + pace * decay)
+                shift += center[j] * (u[j] - moved)
+                u[j] = moved
             if fit_intercept:
                 u[n_features] += shift - eta * rho
             if state.shape[0] == 2:

@@ -57,12 +57,13 @@ def on_servers(client: Client, method: str) -> list[Any]:
     list
         What each returned; fits that have not begun to train are left out.
     """
-    return [result for results in client.run(_call_servers, method).values() for result in results]
+    return [result for results in client.run(_call_servers, method, on_error="ignore").values() for result in results]
 
 
 def _call_servers(method: str, dask_worker: Any) -> list[Any]:
+    # Dask lists an actor, as None, before it is made.
     servers = [actor for key, actor in dask_worker.state.actors.items() if "skdist-server" in str(key)]
-    return [getattr(server, method)() for server in servers if server.begun]
+    return [getattr(server, method)() for server in servers if server is not None and server.begun]
 
 
 def leftovers(client: Client) -> dict[str, list[str]]:
@@ -79,7 +80,7 @@ def leftovers(client: Client) -> dict[str, list[str]]:
         ``keys`` of tasks the scheduler knows, and ``actors``, ``plugins`` and ``metrics`` on the workers.
     """
     found: dict[str, list[str]] = {"keys": client.run_on_scheduler(_scheduler_keys)}
-    on_workers = client.run(_worker_parts).values()
+    on_workers = client.run(_worker_parts, on_error="ignore").values()
     for part in ("actors", "plugins", "metrics"):
         found[part] = sorted(name for parts in on_workers for name in parts[part])
     return found

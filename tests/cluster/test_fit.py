@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 
@@ -31,7 +32,7 @@ def test_both_workers_train_and_every_row_is_visited_once_per_epoch(client, pers
         stretches = sorted(zip(part.start, part.rows, strict=True))
         assert stretches[0][0] == 0
         assert sum(rows for _, rows in stretches) == 1_200
-        for (a, rows), (b, _) in zip(stretches, stretches[1:], strict=False):
+        for (a, rows), (b, _) in itertools.pairwise(stretches):
             assert a + rows == b
     assert len(visits.groupby(["epoch", "partition"])) == 40
     assert rounds.rows.sum() == 4 * len(dX)
@@ -108,7 +109,7 @@ def test_divergence_is_an_error_and_leaves_nothing(client, persisted):
 
     dX, dy = persisted
     with pytest.raises(DivergedError, match="Lower the step size"):
-        make(loss="hinge", alpha=1e30, learning_rate=AutoRate(1e6), max_iter=5, tol=None).fit(dX, dy)
+        make(penalty=None, learning_rate=AutoRate(1e40), max_iter=5, tol=None).fit(dX, dy)
     assert_clean(client)
 
 

@@ -118,9 +118,9 @@ class TestPrediction:
 
     def test_another_number_of_features(self, client, persisted):
         clf = make().fit(*persisted)
-        with pytest.raises(ValueError, match="X has 7 features, but .* is expecting 8"):
+        with pytest.raises(ValueError, match=r"X has 7 features, but .* is expecting 8"):
             clf.predict(persisted[0][:, :7])
-        with pytest.raises(ValueError, match="X has 7 features, but .* is expecting 8"):
+        with pytest.raises(ValueError, match=r"X has 7 features, but .* is expecting 8"):
             clf.predict(np.zeros((2, 7)))
 
     def test_names_that_differ(self, client, binary):

@@ -1,0 +1,117 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from skdist.control.schedules import AutoRate
+from skdist.exceptions import DivergedError
+from skdist.models.linear import as_rows, sweep_interval
+from skdist.models.moments import measure
+from tests.fakes import linear_model, rows_of
+
+layouts = pytest.mark.parametrize("sparse", [False, True])
+
+
+def model_of(sparse=False, n_classes=3, **params):
+    X, y = rows_of(90, 4, n_classes)
+    return linear_model(sp.csr_array(X) if sparse else X, y, **params)
+
+
+@layouts
+@pytest.mark.parametrize(("n_classes", "problems"), [(2, 1), (3, 3)])
+@pytest.mark.parametrize(("rate", "states"), [("constant", 1), (AutoRate(), 2)])
+def test_state_has_the_layout_of_its_kernel(sparse, n_classes, problems, rate, states):
+    model, _ = model_of(sparse, n_classes, learning_rate=rate)
+    expected = (states, 5, problems) if sparse else (states, problems, 5)
+    state = model.initial_state()
+    assert state.shape == expected
+    assert state.flags.c_contiguous
+    assert not state.any()
+
+
+@layouts
+def test_coefficients_are_those_the_state_began_with(sparse):
+    model, _ = model_of(sparse, learning_rate=AutoRate())
+    coef, intercept = np.arange(12.0).reshape(3, 4), np.array([7.0, 8.0, 9.0])
+    back = model.coefficients(model.initial_state(coef, intercept))
+    np.testing.assert_array_equal(back[0], coef)
+    np.testing.assert_array_equal(back[1], intercept)
+
+
+@layouts
+def test_pack_and_unpack_are_inverse(sparse):
+    model, _ = model_of(sparse)
+    states = np.random.default_rng(0).normal(size=(2, 3, 5))
+    np.testing.assert_array_equal(model.unpack(model.pack(states)), states)
+
+
+def test_predictions_use_the_average():
+    model, _ = model_of(learning_rate=AutoRate())
+    states = np.stack([np.zeros((3, 5)), np.ones((3, 5))])
+    np.testing.assert_array_equal(model.coefficients(model.pack(states))[0], 1.0)
+
+
+def test_order_is_fixed_by_seed_epoch_and_partition():
+    model, partition = model_of()
+    order = model.order(partition, 4, 2)
+    np.testing.assert_array_equal(order, model.order(partition, 4, 2))
+    np.testing.assert_array_equal(np.sort(order), np.arange(90))
+    others = [(model, 4, 3), (model, 5, 2), (dataclasses.replace(model, seed=99), 4, 2)]
+    for other, number, epoch in others:
+        assert not np.array_equal(order, other.order(partition, number, epoch))
+
+
+def test_without_shuffle_rows_keep_their_order():
+    model, partition = model_of(shuffle=False)
+    np.testing.assert_array_equal(model.order(partition, 1, 5), np.arange(90))
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(0, 0), (1, 1), (8, 1), (9, 2), (80, 10)])
+def test_a_short_last_step_is_a_step(rows, steps):
+    assert model_of()[0].steps(rows) == steps
+
+
+@layouts
+@pytest.mark.parametrize("loss", ["hinge", "log_loss"])
+def test_training_lowers_the_loss(sparse, loss):
+    model, partition = model_of(sparse, 2, loss=loss, learning_rate=AutoRate())
+    state = model.initial_state()
+    losses = [
+        model.train(state, partition, model.order(partition, 0, epoch), 0, 90, epoch * model.steps(90))
+        for epoch in range(5)
+    ]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@layouts
+def test_divergence_is_an_error(sparse):
+    model, partition = model_of(sparse, 2, eta0=1e308, loss="hinge", alpha=0.0)
+    state = model.initial_state()
+    with pytest.raises(DivergedError, match="diverged"):
+        model.train(state, partition, model.order(partition, 0, 0), 0, 90, 0.0)
+
+
+def test_a_sweep_costs_at_most_a_quarter_of_the_steps_between_two():
+    X = sp.random_array((200, 5000), density=0.002, rng=np.random.default_rng(0)).tocsr()
+    moments = measure(sp.csr_array(X), np.ones(200))
+    sweep = sweep_interval(moments, 8)
+    touched = 8 * X.nnz / 200
+    assert sweep == math.ceil(4 * 5000 / touched)
+    assert 5000 <= sweep * touched / 4
+
+
+def test_narrow_data_is_swept_at_each_step():
+    assert sweep_interval(measure(sp.csr_array(np.ones((50, 3))), np.ones(50)), 64) == 1
+
+
+def test_as_rows_gives_layout_and_dtype_of_the_model():
+    X = np.eye(3)
+    sparse = as_rows(X, np.float32, sparse=True)
+    assert sp.issparse(sparse)
+    assert sparse.dtype == np.float32
+    dense = as_rows(sp.csr_array(X), np.float32, sparse=False)
+    np.testing.assert_array_equal(dense, X.astype(np.float32))
+    assert dense.dtype == np.float32
+    assert as_rows(X, np.float64, sparse=False) is X

@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skdist.models.moments import combine, measure
+
+
+def weighted_rows(n_rows, n_features, seed, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_rows, n_features)) * rng.uniform(0.01, 100, n_features) + rng.normal(size=n_features)
+    return X.astype(dtype), rng.uniform(0, 3, n_rows).astype(dtype)
+
+
+def assert_same(one, other):
+    for name in ("rows", "weight", "mean", "deviation", "low", "high", "present", "stored"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-7, atol=1e-9, err_msg=name)
+    assert one.sparse == other.sparse
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 60), st.integers(1, 6), st.integers(0, 1000))
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_dense_moments_are_those_of_numpy(dtype, n_rows, n_features, seed):
+    X, weights = weighted_rows(n_rows, n_features, seed, dtype)
+    moments = measure(X, weights)
+    exact, w = X.astype(np.float64), weights.astype(np.float64)
+    mean = w @ exact / w.sum()
+    np.testing.assert_allclose(moments.mean, mean, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(moments.deviation, w @ (exact - mean) ** 2, rtol=1e-5, atol=1e-9)
+    np.testing.assert_array_equal(moments.low, X.min(axis=0))
+    np.testing.assert_array_equal(moments.high, X.max(axis=0))
+    assert (moments.rows, moments.stored) == (n_rows, n_rows * n_features)
+    np.testing.assert_allclose(moments.weight, w.sum())
+    np.testing.assert_allclose(moments.present, w.sum())
+
+
+def test_variance_survives_a_large_mean():
+    X = 1e8 + np.random.default_rng(0).normal(size=(1000, 1))
+    moments = measure(X, np.ones(1000))
+    np.testing.assert_allclose(moments.deviation / 1000, X.var(axis=0), rtol=1e-6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(0, 1000))
+def test_sparse_moments_are_about_stored_values(n_rows, n_features, seed):
+    rng = np.random.default_rng(seed)
+    X = sp.random_array((n_rows, n_features), density=0.4, rng=rng, data_sampler=rng.normal).tocsr()
+    X, weights = sp.csr_array(X), rng.uniform(0, 3, n_rows)
+    moments = measure(X, weights)
+    full = X.toarray()
+    np.testing.assert_array_equal(moments.mean, 0)
+    np.testing.assert_allclose(moments.deviation, weights @ full**2, rtol=1e-9)
+    np.testing.assert_allclose(moments.present, weights @ (full != 0), rtol=1e-9)
+    np.testing.assert_array_equal(moments.low, np.minimum(full.min(axis=0), 0))
+    np.testing.assert_array_equal(moments.high, np.maximum(full.max(axis=0), 0))
+    assert moments.sparse
+    assert moments.stored == X.nnz
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(0, 1000), st.booleans())
+def test_moments_of_parts_combine_to_those_of_the_whole(sizes, seed, sparse):
+    X, weights = weighted_rows(sum(sizes), 4, seed)
+    if sparse:
+        X = sp.csr_array(np.where(X > 0, X, 0.0))
+    ends = np.cumsum(sizes)
+    parts = [measure(X[b - n : b], weights[b - n : b]) for n, b in zip(sizes, ends, strict=True)]
+    assert_same(combine(parts), measure(X, weights))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@settings(deadline=None, max_examples=40)
+@given(n_rows=st.integers(2, 60), seed=st.integers(0, 1000), batch=st.integers(1, 64), centered=st.booleans())
+def test_scale_is_bounded_by_the_farthest_value(sparse, n_rows, seed, batch, centered):
+    X, weights = weighted_rows(n_rows, 4, seed)
+    X[seed % n_rows, seed % 4] *= 1e4
+    rows = sp.csr_array(X) if sparse else X
+    scale, center, norm = measure(rows, weights).preconditioner(batch, centered)
+    reach = abs(X - center).max(axis=0)
+    if sparse:
+        reach = np.maximum(reach, 0)
+    assert (scale * reach**2 <= batch * (1 + X.shape[1]) * (1 + 1e-9)).all()
+    assert (scale > 0).all()
+    direct = np.mean(weights * (1 + ((X - center) ** 2 * scale).sum(axis=1)))
+    assert norm == pytest.approx(direct, rel=1e-6)
+
+
+def test_without_outliers_scale_is_the_inverse_variance():
+    X, weights = weighted_rows(500, 4, 0)
+    scale, center, _ = measure(X, weights).preconditioner(64)
+    mean = weights @ X / weights.sum()
+    np.testing.assert_allclose(center, mean)
+    np.testing.assert_allclose(scale, weights.sum() / (weights @ (X - mean) ** 2))
+
+
+def test_without_centring_scale_is_the_inverse_mean_square():
+    X, weights = weighted_rows(500, 4, 0)
+    scale, center, _ = measure(X, weights).preconditioner(64, centered=False)
+    np.testing.assert_array_equal(center, 0)
+    np.testing.assert_allclose(scale, weights.sum() / (weights @ X**2))
+
+
+def test_a_rare_indicator_is_scaled_by_the_rows_that_have_it():
+    X = np.zeros((1000, 2))
+    X[:500, 0], X[:5, 1] = 3.0, 3.0
+    scale, _, _ = measure(sp.csr_array(X), np.ones(1000)).preconditioner(64)
+    np.testing.assert_allclose(scale, 1 / 9)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("value", [0.0, 0.1, -1e6, 1e-20])
+def test_a_constant_column_has_scale_zero(dtype, value):
+    X, weights = weighted_rows(300, 3, 0, dtype)
+    X[:, 1] = value
+    whole = measure(X, weights)
+    parts = combine([measure(X[:100], weights[:100]), measure(X[100:], weights[100:])])
+    for moments in (whole, parts):
+        scale, _, norm = moments.preconditioner(8)
+        assert scale[1] == 0
+        assert (scale[[0, 2]] > 0).all()
+        assert np.isfinite(norm)
+
+
+def test_a_column_without_stored_values_has_scale_zero():
+    X = sp.csr_array(np.array([[1.0, 0.0], [2.0, 0.0]]))
+    scale, _, norm = measure(X, np.ones(2)).preconditioner(8)
+    assert scale[1] == 0
+    assert scale[0] > 0
+    assert np.isfinite(norm)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_named_by_column(sparse, bad):
+    X = np.ones((20, 9))
+    X[3, 7], X[5, 2], X[6, 2] = bad, bad, bad
+    rows = sp.csr_array(X) if sparse else X
+    with pytest.raises(ValueError, match=r"NaN or infinity \(3 values; columns 2, 7\)"):
+        measure(rows, np.ones(20))
+
+
+def test_many_bad_columns_are_abridged():
+    with pytest.raises(ValueError, match=r"columns 0, 1, 2, 3, 4 \.\.\."):
+        measure(np.full((3, 9), np.nan), np.ones(3))
+
+
+def test_weights_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="sample_weight contains NaN"):
+        measure(np.ones((3, 2)), np.array([1.0, np.nan, 1.0]))
+
+
+def test_values_too_large_to_be_squared_are_refused():
+    with pytest.raises(ValueError, match="too large"):
+        measure(np.array([[1e200], [-1e200]]), np.ones(2))
+
+
+def test_moments_of_no_rows_add_nothing():
+    X, weights = weighted_rows(20, 3, 0)
+    whole = measure(X, weights)
+    assert_same(combine([whole, measure(X[:0], weights[:0])]), whole)
