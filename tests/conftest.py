@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile("replayable", derandomize=True, deadline=None, database=None)
+settings.load_profile("replayable")
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,13 @@ sizes = st.lists(st.integers(1, 40), min_size=1, max_size=5)
 def rows_server(n_rows, model, **kwargs):
     return ParameterServer(
         np.zeros(n_rows),
-        **{"n_rows": n_rows, "schedule": model.schedule, "batch_size": model.batch_size, "max_iter": 3, **kwargs},
+        **{
+            "n_rows": n_rows,
+            "schedule": model.schedule,
+            "batch_size": model.batch_size,
+            "max_iter": 3,
+            **kwargs,
+        },
     )
 
 
@@ -97,7 +103,9 @@ def test_planned_rows_end_at_a_step_and_keep_to_the_size(sizes, batch, wanted, s
     partitions, n = fake_partitions(sizes)
     rows = Rows(whole_visit(sizes), partitions, RowModel(batch), 0)
     firsts = itertools.accumulate([0, *sizes])
-    ends = sorted({a + min(row, m) for a, m in zip(firsts, sizes, strict=False) for row in range(0, m + batch, batch)})
+    ends = sorted(
+        {a + min(row, m) for a, m in zip(firsts, sizes, strict=False) for row in range(0, m + batch, batch)}
+    )
     rows.offset = ends[min(steps, len(ends) - 1)]
     planned = rows.plan(wanted)
     left = n - rows.offset
@@ -236,14 +244,15 @@ def test_a_loop_that_overlaps_polls_between_slices_and_waits_before_it_sends():
     loop = run_visit(
         visit, partitions, model, Learner("a"), "x", server.join(Join(visit, "x", "a", "")), overlap=True
     )
-    requests = [next(loop)]
+    requests, held = [next(loop)], None
     try:
         while True:
-            last = requests[-1]
-            answer = server.push(sent) if isinstance(last, Listen) and last.must_wait else None
-            requests.append(loop.send(answer))
-            if not isinstance(requests[-1], Listen):
-                sent = requests[-1]
+            last, reply = requests[-1], None
+            if not isinstance(last, Listen):
+                held = server.push(last)
+            elif last.must_wait:
+                reply = held
+            requests.append(loop.send(reply))
     except StopIteration:
         pass
     kinds = ["update" if not isinstance(r, Listen) else "await" if r.must_wait else "poll" for r in requests]
@@ -271,6 +280,21 @@ def test_updates_carry_what_the_server_needs_to_know():
     assert first.link is link
     assert first.round_size == 16
     assert (first.context, first.rate_scale) == (0.0, 1.0)
+
+
+def test_the_duration_of_an_exchange_is_told_with_the_next_update():
+    clock = Clock()
+
+    def on_train(rows):
+        clock.now += 1.0
+
+    partitions, n = fake_partitions([64])
+    model = RowModel(8, on_train=on_train)
+    server = rows_server(n, model, round_size=32)
+    learner = Learner("a", clock=clock)
+    visit = whole_visit([64], budget_seconds=math.inf)
+    _, updates = drive(server, visit, partitions, model, learner, delays=itertools.repeat(2))
+    assert [update.seconds_exchange for update in updates] == [0.0, 3.0]
 
 
 def test_a_learner_without_adapter_applies_its_updates_in_full():
@@ -305,9 +329,7 @@ def test_context_of_a_learner_blends_its_window_and_the_predicted_rounds(
 
 def test_a_link_that_degrades_lowers_the_rate_before_late_updates_arrive():
     latency = [0.001]
-    learner = Learner(
-        "a", "w", StalenessWindow(), link=lambda: Link((latency[0],)), seconds_per_row=1e-3
-    )
+    learner = Learner("a", "w", StalenessWindow(), link=lambda: Link((latency[0],)), seconds_per_row=1e-3)
     answer = dataclasses.replace(ANSWER, peers=20.0)
     quick = learner.rate_scale(100, answer, 1.0)[1]
     latency[0] = 0.5
@@ -323,7 +345,7 @@ def test_scale_goes_to_one_as_the_step_decays():
     assert scales[0] < scales[1] < scales[2] == 1.0
 
 
-def test_times_are_smoothed_from_the_first_on():
+def test_training_times_are_smoothed_from_the_first_on():
     learner = Learner("a")
     learner.trained(10, 1.0)
     assert learner.seconds_per_row == 0.1
@@ -331,5 +353,3 @@ def test_times_are_smoothed_from_the_first_on():
     assert learner.seconds_per_row == pytest.approx(0.7 * 0.1 + 0.3 * 0.2)
     learner.trained(0, 5.0)
     assert learner.seconds_per_row == pytest.approx(0.13)
-    learner.exchanged(0.5)
-    assert math.isclose(learner.seconds_exchange, 0.5)

@@ -356,6 +356,13 @@ def test_round_sizes_stay_within_a_step_and_the_data():
     assert FakeLearner(make_server(round_size=10**9, n_rows=3)).answer.round_size == 8
 
 
+@pytest.mark.parametrize("late", [0, 3, 5])
+def test_automatic_rounds_are_never_shorter_than_the_shortest(late):
+    server = make_server(sizer=LatencyBatchSizer(threshold=0.01), n_rows=64_000)
+    learner = FakeLearner(server, rows=64_000, link=Link((0.001,) * (5 - late) + (0.05,) * late))
+    assert learner.answer.round_size == 64_000 // 16
+
+
 def test_the_auto_threshold_takes_the_latencies_of_other_workers_only():
     server = make_server(sizer=LatencyBatchSizer(), round_size=1000)
     slow = FakeLearner(server, "slow", visit=1, link=Link((0.5,) * 5))

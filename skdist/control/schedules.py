@@ -114,7 +114,7 @@ def named_schedule(name: str, *, eta0: float, power_t: float, alpha: float, aver
         first = float(np.sqrt(1.0 / np.sqrt(alpha)))
         return Schedule(INVERSE_TIME, first, 1.0 / (first * alpha), average_from=average_from)
     if name == "invscaling":
-        return Schedule(INVERSE_POWER, eta0, power_t, average_from=average_from)
+        return Schedule(INVERSE_POWER, float(eta0), float(power_t), average_from=average_from)
     if name == "constant":
-        return Schedule(CONSTANT, eta0, average_from=average_from)
+        return Schedule(CONSTANT, float(eta0), average_from=average_from)
     raise ValueError(f"learning_rate={name!r} is not one of 'auto', 'constant', 'optimal', 'invscaling'.")

@@ -121,7 +121,7 @@ class Plan:
         self.moments = combine([summary.moments for summary in filled])
         if training is not None and self.known:
             self.moments = combine([training.moments, self.moments])
-        auto = e._setting("learning_rate") if e.learning_rate == "auto" else e.learning_rate
+        rate = e._setting("learning_rate")
         self.model = build_model(
             self.moments,
             len(self.classes),
@@ -130,7 +130,7 @@ class Plan:
             alpha=0.0 if e.penalty is None else e.alpha,
             fit_intercept=e.fit_intercept,
             batch_size=e.batch_size,
-            learning_rate=auto,
+            learning_rate=rate,
             eta0=e.eta0,
             power_t=e.power_t,
             average=e.average,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 
 #: Reassociation lets the compiler vectorise sums. ``nnan`` and ``ninf`` are left out on purpose: a
 #: kernel must see the NaN that it is given, or bad data would pass unnoticed.
@@ -23,3 +24,14 @@ def kernel(function: Callable[..., Any]) -> Any:
         return numba.njit(nogil=True, cache=True, fastmath=FASTMATH)(function)
     except RuntimeError:
         return numba.njit(nogil=True, cache=False, fastmath=FASTMATH)(function)
+
+
+def as_input(array: np.ndarray) -> np.ndarray:
+    """Return a read-only view to give to a kernel.
+
+    numba compiles a kernel anew for arrays that are writable and for those that are not, and what comes
+    over the network or from a memory map often is not. Read-only views of all make it one.
+    """
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from skdist.control.schedules import Schedule
 from skdist.exceptions import DivergedError
+from skdist.models.compile import as_input
 from skdist.models.kernels import dense_steps, sparse_steps
 from skdist.models.losses import LOSSES
 from skdist.models.moments import Moments
@@ -153,19 +154,20 @@ class LinearModel:
         schedule = self.schedule
         average_from = schedule.average_from if self.averaged else 0.0
         power = 3.0 if schedule.adaptive else 0.0
-        codes, weights, X = partition.codes, partition.weights, partition.X
+        codes, weights, X = as_input(partition.codes), as_input(partition.weights), partition.X
+        order, scale, center = as_input(order), as_input(self.scale), as_input(self.center)
         positive = 1 if self.n_problems == 1 else 0
         loss = LOSSES[self.loss].code
         if self.sparse:
             total = sparse_steps(
-                X.data, X.indices, X.indptr, codes, weights, order, start, stop, self.batch_size, state,
-                float(t), loss, positive, self.alpha, self.fit_intercept, self.scale, schedule.code,
+                as_input(X.data), as_input(X.indices), as_input(X.indptr), codes, weights,
+                order, start, stop, self.batch_size, state, float(t), loss, positive, self.alpha, self.fit_intercept, scale, schedule.code,
                 schedule.eta0, schedule.parameter, power, average_from, self.sweep,
             )  # fmt: skip
         else:
             total = dense_steps(
-                X, codes, weights, order, start, stop, self.batch_size, state,
-                float(t), loss, positive, self.alpha, self.fit_intercept, self.scale, self.center,
+                as_input(X), codes, weights, order, start, stop, self.batch_size, state,
+                float(t), loss, positive, self.alpha, self.fit_intercept, scale, center,
                 schedule.code, schedule.eta0, schedule.parameter, power, average_from,
             )  # fmt: skip
         if not math.isfinite(total):

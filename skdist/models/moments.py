@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from skdist.models.compile import kernel
+from skdist.models.compile import as_input, kernel
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,13 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
     sums = np.zeros((3, n_features))
     low, high = np.full(n_features, np.inf), np.full(n_features, -np.inf)
     if sp.issparse(X):
-        _sparse_sums(X.data, X.indices, X.indptr, weights, sums, low, high)
+        parts = as_input(X.data), as_input(X.indices), as_input(X.indptr)
+        _sparse_sums(*parts, as_input(weights), sums, low, high)
         stored = float(X.nnz)
         low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
     else:
         pivot = X[0].astype(np.float64) if n_rows else np.zeros(n_features)
-        _dense_sums(X, pivot, weights, sums, low, high)
+        _dense_sums(as_input(X), pivot, as_input(weights), sums, low, high)
         stored = float(n_rows) * n_features
     if not np.isfinite(sums).all():
         values = X.data if sp.issparse(X) else X
@@ -142,18 +143,38 @@ def combine(parts: Sequence[Moments]) -> Moments:
 
 @kernel
 def _dense_sums(X, pivot, weights, sums, low, high):
+    # Four rows at a time: the sums, not the rows, would limit the speed.
+    n_rows, n_features = X.shape
     first = sums[0]
     second = sums[1]
-    for i in range(X.shape[0]):
-        x = X[i]
-        weight = weights[i]
-        for j in range(X.shape[1]):
-            value = x[j] - pivot[j]
-            part = weight * value
-            first[j] += part
-            second[j] += part * value
-            low[j] = min(low[j], x[j])
-            high[j] = max(high[j], x[j])
+    for i in range(0, n_rows - n_rows % 4, 4):
+        x0, x1, x2, x3 = X[i], X[i + 1], X[i + 2], X[i + 3]
+        w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
+        # One array written per loop, or the compiler gives up proving that they do not overlap.
+        for j in range(n_features):
+            least = x0[j] if x0[j] < x1[j] else x1[j]
+            least = x2[j] if x2[j] < least else least
+            least = x3[j] if x3[j] < least else least
+            low[j] = least if least < low[j] else low[j]
+        for j in range(n_features):
+            most = x0[j] if x0[j] > x1[j] else x1[j]
+            most = x2[j] if x2[j] > most else most
+            most = x3[j] if x3[j] > most else most
+            high[j] = most if most > high[j] else high[j]
+        for j in range(n_features):
+            p = pivot[j]
+            first[j] += w0 * (x0[j] - p) + w1 * (x1[j] - p) + w2 * (x2[j] - p) + w3 * (x3[j] - p)
+        for j in range(n_features):
+            p = pivot[j]
+            a, b, c, d = x0[j] - p, x1[j] - p, x2[j] - p, x3[j] - p
+            second[j] += w0 * a * a + w1 * b * b + w2 * c * c + w3 * d * d
+    for i in range(n_rows - n_rows % 4, n_rows):
+        for j in range(n_features):
+            value = X[i, j] - pivot[j]
+            first[j] += weights[i] * value
+            second[j] += weights[i] * value * value
+            low[j] = min(low[j], X[i, j])
+            high[j] = max(high[j], X[i, j])
 
 
 @kernel

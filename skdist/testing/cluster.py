@@ -57,7 +57,11 @@ def on_servers(client: Client, method: str) -> list[Any]:
     list
         What each returned; fits that have not begun to train are left out.
     """
-    return [result for results in client.run(_call_servers, method, on_error="ignore").values() for result in results]
+    return [
+        result
+        for results in client.run(_call_servers, method, on_error="ignore").values()
+        for result in results
+    ]
 
 
 def _call_servers(method: str, dask_worker: Any) -> list[Any]:

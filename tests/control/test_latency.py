@@ -116,17 +116,17 @@ def test_throughput_without_measurements_is_the_standard():
 
 
 def test_automatic_standard_hides_the_exchange_behind_training():
-    assert automatic_standard(1e-6, 1e-3, 100_000, 64, doubled=False) == pytest.approx(6250, abs=0)
-    assert automatic_standard(1e-6, 5e-3, 100_000, 64, doubled=False) == 20_000
-    assert automatic_standard(1e-6, 5e-3, 100_000, 64, doubled=True) == 40_000
+    assert automatic_standard(1e-6, 1e-3, 100_000, 64, doubled=False) == (6250, 6250)
+    assert automatic_standard(1e-6, 5e-3, 100_000, 64, doubled=False) == (20_000, 6250)
+    assert automatic_standard(1e-6, 5e-3, 100_000, 64, doubled=True) == (40_000, 6250)
 
 
 @settings(deadline=None, max_examples=80)
-@given(st.floats(0, 1e-3), st.floats(0, 10), st.integers(1, 10**7), st.integers(1, 256))
-def test_automatic_standard_leaves_several_exchanges_per_share(seconds, exchange, share, batch):
-    rows = automatic_standard(seconds, exchange, share, batch, doubled=False)
-    assert 2 * batch <= rows <= max(share // 4, 2 * batch)
-    assert rows >= share // 16
+@given(st.floats(0, 1e-3), st.floats(0, 10), st.integers(1, 10**7), st.integers(1, 256), st.booleans())
+def test_automatic_standard_leaves_several_exchanges_per_share(seconds, exchange, share, batch, doubled):
+    rows, shortest = automatic_standard(seconds, exchange, share, batch, doubled)
+    assert shortest == max(share // 16, 2 * batch)
+    assert shortest <= rows / (1 + doubled) <= max(share // 4, 2 * batch)
 
 
 @pytest.mark.parametrize(

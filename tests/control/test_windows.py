@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skdist.control.windows import LatencyWindow, SlidingWindow
+from skdist.control.windows import LatencyWindow, SlidingWindow, smoothed
 
 numbers = st.floats(0, 100)
 
@@ -23,7 +23,7 @@ def test_sample_is_every_stride_th_of_the_last_values_newest_first(values, size,
 @settings(deadline=None, max_examples=80)
 @given(st.lists(st.floats(0.01, 10), min_size=1, max_size=20), st.floats(0.1, 2))
 def test_a_gap_above_one_and_a_half_intervals_is_a_missed_heartbeat(gaps, interval):
-    window, now, missed = LatencyWindow(1000), 0.0, 0
+    window, now, missed = LatencyWindow(10_000), 0.0, 0
     window.observe(0.001, now, interval)
     for gap in gaps:
         before = now
@@ -54,3 +54,8 @@ def test_the_first_heartbeat_misses_none_and_negative_latencies_are_zero():
     window = LatencyWindow(5)
     window.observe(-0.5, 1e6, 0.5)
     assert list(window) == [0.0]
+
+
+def test_a_smoothed_value_begins_with_the_first_one():
+    assert smoothed(0.0, 5.0) == 5.0
+    assert smoothed(5.0, 10.0) == pytest.approx(0.7 * 5 + 0.3 * 10)

@@ -1,7 +1,8 @@
 import numba
+import numpy as np
 import pytest
 
-from skdist.models.compile import FASTMATH, kernel
+from skdist.models.compile import FASTMATH, as_input, kernel
 
 
 def add(a, b):
@@ -41,3 +42,11 @@ def test_other_errors_are_not_swallowed(monkeypatch):
     monkeypatch.setattr(numba, "njit", njit)
     with pytest.raises(ValueError, match="bad option"):
         kernel(add)
+
+
+def test_an_input_is_a_read_only_view():
+    array = np.arange(3.0)
+    view = as_input(array)
+    assert np.shares_memory(view, array)
+    assert not view.flags.writeable
+    assert array.flags.writeable

@@ -139,7 +139,10 @@ def test_rows_of_weight_zero_change_nothing(sparse):
     model, partition = linear_model(rows, y, weights, alpha=0.0)
     order = np.arange(64, dtype=np.int32)
     states = [model.initial_state() for _ in range(2)]
-    losses = [model.train(state, partition, order, 0, stop, 0.0) for state, stop in zip(states, (8, 64), strict=True)]
+    losses = [
+        model.train(state, partition, order, 0, stop, 0.0)
+        for state, stop in zip(states, (8, 64), strict=True)
+    ]
     np.testing.assert_array_equal(*states)
     assert losses[0] == losses[1]
 

@@ -93,13 +93,29 @@ def test_divergence_is_an_error(sparse):
         model.train(state, partition, model.order(partition, 0, 0), 0, 90, 0.0)
 
 
+@layouts
+def test_rows_may_be_read_only(sparse):
+    model, partition = model_of(sparse, learning_rate=AutoRate())
+    ends = []
+    for locked in (False, True):
+        X = partition.X.copy()
+        for array in (X.data, X.indices, X.indptr) if sparse else (X,):
+            array.flags.writeable = not locked
+        one = dataclasses.replace(partition, X=X)
+        state = model.initial_state()
+        model.train(state, one, model.order(one, 0, 0), 0, 90, 0.0)
+        np.testing.assert_array_equal(measure(X, one.weights).low, measure(partition.X, one.weights).low)
+        ends.append(state)
+    np.testing.assert_array_equal(*ends)
+
+
 def test_a_sweep_costs_at_most_a_quarter_of_the_steps_between_two():
     X = sp.random_array((200, 5000), density=0.002, rng=np.random.default_rng(0)).tocsr()
     moments = measure(sp.csr_array(X), np.ones(200))
     sweep = sweep_interval(moments, 8)
     touched = 8 * X.nnz / 200
     assert sweep == math.ceil(4 * 5000 / touched)
-    assert 5000 <= sweep * touched / 4
+    assert sweep * touched / 4 >= 5000
 
 
 def test_narrow_data_is_swept_at_each_step():

@@ -67,11 +67,8 @@ def test_large_predictions_do_not_overflow(name, size):
 
 
 @names
-@pytest.mark.parametrize("z", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("code", [0, 1])
+@pytest.mark.parametrize(("z", "code"), [(math.nan, 0), (math.nan, 1), (math.inf, 0), (-math.inf, 1)])
 def test_a_prediction_that_is_no_number_is_not_passed_over(name, z, code):
-    if z == (math.inf if code else -math.inf):
-        pytest.skip("right without limit")
     with pytest.raises(DivergedError, match="Lower the step size"):
         evaluate(name, z, code)
 

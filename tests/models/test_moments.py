@@ -9,13 +9,17 @@ from skdist.models.moments import combine, measure
 
 def weighted_rows(n_rows, n_features, seed, dtype=np.float64):
     rng = np.random.default_rng(seed)
-    X = rng.normal(size=(n_rows, n_features)) * rng.uniform(0.01, 100, n_features) + rng.normal(size=n_features)
+    X = rng.normal(size=(n_rows, n_features)) * rng.uniform(0.01, 100, n_features) + rng.normal(
+        size=n_features
+    )
     return X.astype(dtype), rng.uniform(0, 3, n_rows).astype(dtype)
 
 
 def assert_same(one, other):
     for name in ("rows", "weight", "mean", "deviation", "low", "high", "present", "stored"):
-        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-7, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(
+            getattr(one, name), getattr(other, name), rtol=1e-7, atol=1e-9, err_msg=name
+        )
     assert one.sparse == other.sparse
 
 
