@@ -101,7 +101,7 @@ def train_on_workers(X: pd.DataFrame, y: pd.Series) -> list[tuple[DistributedSGD
     The first fit compiles the kernels where this machine has not got them yet, the second finds them.
     """
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
         rows, labels = send(client, X), send(client, y)

@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=7, help="fits of each of our models")
     options = parser.parse_args()
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         # Not the default client: what is meant to train in this process must not find a cluster.
         Client(cluster, set_as_default=False) as client,
     ):
