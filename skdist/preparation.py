@@ -89,7 +89,7 @@ def build_model(
     scale, center = np.ones(n_features), np.zeros(n_features)
     if isinstance(learning_rate, AutoRate):
         scale, center, norm = moments.preconditioner(batch, centered=fit_intercept)
-        step = learning_rate.step_size(LOSSES[loss].curvature, norm)
+        step = learning_rate.step_size(LOSSES[loss].curvature, norm, moments.alignment)
         schedule = Schedule(CONSTANT, step, adaptive=True, average_from=0.0)
     else:
         # scikit-learn counts rows before averaging starts, steps here are mini-batches.

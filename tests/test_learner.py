@@ -205,17 +205,12 @@ def test_after_its_time_budget_a_visit_hands_its_rows_back():
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_a_visit_without_time_trains_one_round_all_the_same(overlap):
-    clock = Clock()
-
-    def on_train(rows):
-        clock.now += rows
-
+    ticks = itertools.count().__next__
     partitions, n = fake_partitions([100])
-    model = RowModel(10, on_train=on_train)
-    server = rows_server(n, model, round_size=20)
+    server = rows_server(n, RowModel(10), round_size=20)
     visit = whole_visit([100], budget_seconds=0.0)
     delays = itertools.repeat(0) if overlap else None
-    offset, _ = drive(server, visit, partitions, model, Learner("a", clock=clock), delays=delays)
+    offset, _ = drive(server, visit, partitions, RowModel(10), Learner("a", clock=ticks), delays=delays)
     assert offset == 20
 
 

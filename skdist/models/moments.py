@@ -12,6 +12,11 @@ import scipy.sparse as sp
 from skdist.models.compile import as_input, kernel
 
 
+#: Rows of a partition that its alignment is estimated from, and steps of the power iteration.
+ALIGNMENT_ROWS = 256
+POWER_ITERATIONS = 12
+
+
 @dataclass(frozen=True)
 class Moments:
     """Weighted moments of the features of some rows.
@@ -32,6 +37,9 @@ class Moments:
         Whether the rows are sparse; then features are not centred.
     stored : float
         Stored values.
+    alignment : float
+        Estimated share of the scaled rows' mean square norm that lies in one direction, in (0, 1]: 1 / n_features
+        for independent features, 1 where all say the same. Bounds how large a step may be.
     """
 
     rows: int
@@ -43,6 +51,7 @@ class Moments:
     present: np.ndarray
     sparse: bool
     stored: float
+    alignment: float = 1.0
 
     def preconditioner(self, batch_size: int, centered: bool = True) -> tuple[np.ndarray, np.ndarray, float]:
         """Return ``scale``, ``center`` and the mean squared row norm they lead to.
@@ -115,21 +124,49 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
         raise ValueError("The values of X are too large to be squared. Scale them down.")
     weight = float(weights.sum(dtype=np.float64))
     if sp.issparse(X):
-        return Moments(n_rows, weight, np.zeros(n_features), sums[1], low, high, sums[2], True, stored)
+        mean, deviation, present = np.zeros(n_features), sums[1], sums[2]
+        aligned = _alignment(X, mean, deviation, present)
+        return Moments(n_rows, weight, mean, deviation, low, high, present, True, stored, aligned)
     share = sums[0] / weight if weight > 0 else np.zeros(n_features)
     deviation = np.maximum(sums[1] - weight * share**2, 0.0)
     present = np.full(n_features, weight)
-    return Moments(n_rows, weight, pivot + share, deviation, low, high, present, False, stored)
+    mean = pivot + share
+    aligned = _alignment(X, mean, deviation, present)
+    return Moments(n_rows, weight, mean, deviation, low, high, present, False, stored, aligned)
+
+
+def _alignment(X: Any, mean: np.ndarray, deviation: np.ndarray, present: np.ndarray) -> float:
+    """Estimate the largest eigenvalue of the scaled second moments, as a share of their trace."""
+    chosen = np.unique(np.linspace(0, X.shape[0] - 1, ALIGNMENT_ROWS).astype(int)) if X.shape[0] else []
+    moving = (deviation > 0) & (present > 0)
+    if len(chosen) < 2 or not moving.any():
+        return 1.0
+    factor = np.sqrt(np.where(moving, present, 0.0) / np.where(moving, deviation, 1.0))
+    rows = X[chosen]
+    rows = rows.multiply(factor).tocsr() if sp.issparse(rows) else (rows - mean) * factor
+    squares = float(rows.power(2).sum()) if sp.issparse(rows) else float(np.vdot(rows, rows))
+    direction = (
+        np.ones(rows.shape[0]) + np.arange(rows.shape[0]) % 2
+    )  # any that is not likely to be orthogonal
+    largest = 0.0
+    for _ in range(POWER_ITERATIONS):
+        direction = rows @ (rows.T @ direction)
+        largest = float(np.linalg.norm(direction))
+        if largest == 0.0:
+            return 1.0
+        direction /= largest
+    return min(1.0, largest / squares)
 
 
 def combine(parts: Sequence[Moments]) -> Moments:
     """Return the moments of all rows together (Chan, Golub and LeVeque, 1983)."""
     total = sum(part.weight for part in parts)
     divisor = total if total > 0 else 1.0
+    rows = sum(part.rows for part in parts)
     mean = np.sum([part.weight * part.mean for part in parts], axis=0) / divisor
     deviation = np.sum([part.deviation + part.weight * (part.mean - mean) ** 2 for part in parts], axis=0)
     return Moments(
-        rows=sum(part.rows for part in parts),
+        rows=rows,
         weight=total,
         mean=mean,
         deviation=deviation,
@@ -138,7 +175,17 @@ def combine(parts: Sequence[Moments]) -> Moments:
         present=np.sum([part.present for part in parts], axis=0),
         sparse=parts[0].sparse,
         stored=sum(part.stored for part in parts),
+        alignment=_combined_alignment(parts, deviation),
     )
+
+
+def _combined_alignment(parts: Sequence[Moments], deviation: np.ndarray) -> float:
+    """Bound the alignment of all rows: what lies between the parts may all lie in one direction."""
+    inverse = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 0)
+    total = np.count_nonzero(inverse)
+    shares = [float(part.deviation @ inverse) for part in parts]
+    within = sum(part.alignment * share for part, share in zip(parts, shares, strict=True))
+    return min(1.0, (within + max(total - sum(shares), 0.0)) / total) if total else 1.0
 
 
 @kernel

@@ -265,6 +265,14 @@ def test_partial_fit_goes_on_where_it_stood():
     assert pieces.t_ == whole.t_ == 65
 
 
+def test_partial_fit_sizes_its_steps_by_all_rows_it_has_seen():
+    X, y = problem(2, 2048)
+    clf = classifier().partial_fit(X[:1984], y[:1984], classes=[0, 1])
+    before = clf.t_
+    clf.partial_fit(X[1984:], y[1984:])
+    assert clf.t_ - before == 64 / 8
+
+
 def test_partial_fit_needs_its_classes_once_and_always_the_same():
     X, y = problem(2, 100)
     with pytest.raises(ValueError, match="classes must be passed"):
