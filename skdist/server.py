@@ -39,15 +39,19 @@ class _Member:
 
 @dataclass
 class _Attempt:
-    """The newest execution of a visit and the rows acknowledged so far."""
+    """The newest execution of a visit, the rows acknowledged so far, and the last answer it got.
+
+    A request that comes again gets the same answer again. The parameters in it are what the next update
+    starts from.
+    """
 
     visit: Visit
     name: str
     learner: str
-    offset: int
-    base: np.ndarray
+    offset: int = 0
+    answer: Answer | None = None
     last: tuple[int, int] = (-1, -1)
-    started: int = 1
+    started: int = 0
 
 
 @dataclass
@@ -159,21 +163,18 @@ class ParameterServer:
                 member = self._members[join.learner] = _Member(join.worker, SlidingWindow(size))
             member.link, member.seen = join.link, self._now()
             number, epoch = join.visit.number, join.visit.epoch
-            attempt = self._attempts.get(number)
-            if attempt is None:
-                attempt = _Attempt(join.visit, join.attempt, join.learner, 0, self.state)
-                self._attempts[number] = attempt
-            elif attempt.name != join.attempt:
-                if attempt.name:
-                    self._members[attempt.learner].at_work -= 1
-                attempt.name, attempt.learner = join.attempt, join.learner
-                attempt.last = (-1, -1)
-                attempt.started += 1
+            attempt = self._attempts.setdefault(number, _Attempt(join.visit, "", join.learner))
+            if epoch > self._last_epoch or number in self._retired:
+                return self._refuse(attempt)
+            if attempt.name == join.attempt and attempt.answer is not None:
+                return attempt.answer
+            if attempt.name:
+                self._members[attempt.learner].at_work -= 1
+            attempt.name, attempt.learner, attempt.last = join.attempt, join.learner, (-1, -1)
+            attempt.started += 1
             member.at_work += 1
-            wanted = epoch <= self._last_epoch and number not in self._retired
-            if wanted:
-                self._newest_epoch = max(self._newest_epoch, epoch)
-            return self._answer(attempt, member, math.nan, accepted=wanted)
+            self._newest_epoch = max(self._newest_epoch, epoch)
+            return self._answer(attempt, member, math.nan)
 
     def push(self, update: Update) -> Answer:
         """Take an update in.
@@ -183,20 +184,20 @@ class ParameterServer:
         """
         with self._lock:
             attempt = self._attempts[update.visit]
-            if attempt.name != update.attempt:
+            if attempt.name != update.attempt or attempt.answer is None:
                 return self._refuse(attempt)
-            member = self._members[attempt.learner]
             if (update.start, update.stop) == attempt.last:
-                return self._answer(attempt, member, member.window.sample()[0])
+                return attempt.answer
             if update.start != attempt.offset:
                 return self._refuse(attempt)
+            member = self._members[attempt.learner]
             attempt.last, attempt.offset = (update.start, update.stop), update.stop
             member.link, member.seen = update.link, self._now()
             member.seconds_per_row = update.seconds_per_row
             member.seconds_exchange = smoothed(member.seconds_exchange, update.seconds_exchange)
             staleness = float(max(self.version - member.solo - update.base, 0))
             scale = self._guarded(update.rate_scale, staleness)
-            self._pending.append((update, attempt.base, scale, attempt.learner))
+            self._pending.append((update, attempt.answer.state, scale, attempt.learner))
             if len(self._pending) >= self._collect:
                 self._apply()
             self._record(update, attempt, member, staleness, scale)
@@ -226,7 +227,7 @@ class ParameterServer:
             if known.name == attempt:
                 self._members[known.learner].at_work -= 1
                 known.name = ""
-            return known.started
+            return max(known.started, 1)
 
     def finish(self) -> tuple[np.ndarray, int, float, list[RoundRecord], list[EpochRecord], bool]:
         """Apply what is pending and return the outcome.
@@ -282,27 +283,26 @@ class ParameterServer:
         return min(scale, self._adapter.rate_scale(staleness, self._reference(), decay))
 
     def _apply(self) -> None:
-        """Make one version of the pending updates: their mean, weighted per step."""
+        """Make one version of the pending updates: their mean.
+
+        A round of H steps has moved H times already, so that updates weigh the same however many steps they
+        are. Steps divide by the size of a full mini-batch, and the mean by the size of a full collection:
+        short ones count by their share, and every row alike.
+        """
         pending, self._pending = self._pending, []
-        # A round of H steps has moved H times already: rows per step, not rows, are its weight.
-        shares = np.array([(u.stop - u.start) / u.steps for u, *_ in pending])
-        shares /= shares.sum()
-        if len(pending) == 1:
-            update, base, scale, learner = pending[0]
-            if base is self.state and scale == 1.0:
-                # Nobody else came between: assigned, so that one learner is sequential to the bit.
-                self.state = update.state
-            else:
-                self.state = self.state + np.asarray(scale * (update.state - base), self.state.dtype)
-            self._members[learner].solo += 1
+        share = 1.0 / self._collect
+        update, base, scale, _ = pending[0]
+        if self._collect == 1 and base is self.state and scale == 1.0:
+            # Nobody else came between: assigned, so that one learner is sequential to the bit.
+            self.state = update.state
         else:
-            change = sum(a * s * (u.state - b) for a, (u, b, s, _) in zip(shares, pending, strict=True))
+            change = sum(share * scale * (update.state - base) for update, base, scale, _ in pending)
             self.state = self.state + np.asarray(change, self.state.dtype)
-            authors = {learner for *_, learner in pending}
-            if len(authors) == 1:
-                self._members[authors.pop()].solo += 1
+        authors = {learner for *_, learner in pending}
+        if len(authors) == 1:
+            self._members[authors.pop()].solo += 1
         self.version += 1
-        self.clock += float(sum(a * s * u.steps for a, (u, _, s, _) in zip(shares, pending, strict=True)))
+        self.clock += sum(share * scale * update.steps for update, _, scale, _ in pending)
 
     def _record(
         self, update: Update, attempt: _Attempt, member: _Member, staleness: float, scale: float
@@ -345,11 +345,10 @@ class ParameterServer:
         values = [value for member in self._members.values() for value in member.window]
         return self._adapter.reference_staleness(float(np.mean(values)) if values else 0.0)
 
-    def _answer(self, attempt: _Attempt, member: _Member, staleness: float, accepted: bool = True) -> Answer:
-        attempt.base = self.state
+    def _answer(self, attempt: _Attempt, member: _Member, staleness: float) -> Answer:
         member.round_size, efficiency = self._sizing(attempt.learner, member)
-        return Answer(
-            accepted=accepted,
+        attempt.answer = Answer(
+            accepted=True,
             state=self.state,
             offset=attempt.offset,
             version=self.version,
@@ -362,6 +361,7 @@ class ParameterServer:
             reference=self._reference(),
             last_epoch=self._last_epoch,
         )
+        return attempt.answer
 
     def _refuse(self, attempt: _Attempt) -> Answer:
         return Answer(

@@ -449,3 +449,42 @@ def test_an_update_is_not_changed_by_the_server():
     before = dataclasses.replace(update, state=update.state.copy())
     learner.push(update)
     np.testing.assert_array_equal(update.state, before.state)
+
+
+def test_a_late_repeat_of_an_update_does_not_undo_what_others_did():
+    server = make_server(size=1)
+    a, b = FakeLearner(server, "a", visit=1), FakeLearner(server, "b", visit=2)
+    update = a.update(change=1.0)
+    answer = a.push(update)
+    b.push(change=10.0)
+    assert server.push(update) is answer
+    a.push(change=1.0)
+    assert server.state[0] == pytest.approx(12.0)
+
+
+def test_a_late_repeat_of_a_join_changes_nothing():
+    server = make_server(size=1)
+    a, b = FakeLearner(server, "a", visit=1), FakeLearner(server, "b", visit=2)
+    b.push(change=10.0)
+    again = join(server, a.attempt, learner="a", number=1)
+    assert again.state[0] == 0.0
+    a.push(change=1.0)
+    assert server.state[0] == pytest.approx(11.0)
+
+
+def test_rows_of_a_short_last_step_and_of_the_last_flush_count_like_others():
+    """Updates of 64 rows and of 1 row, as the kernels scale them: by rows over the size of a batch."""
+    server = make_server(size=2, collect=2, batch_size=64)
+    a, b = FakeLearner(server, "a", visit=1), FakeLearner(server, "b", visit=2)
+    a.push(rows=64, change=np.array([64 / 64, 0.0]))
+    b.push(rows=1, change=np.array([0.0, 1 / 64]))
+    a.push(rows=64, change=np.array([64 / 64, 0.0]))
+    state = server.finish()[0]
+    assert state[0] / 128 == pytest.approx(state[1] / 1)
+
+
+def test_a_refused_join_cannot_push():
+    server = make_server(size=1)
+    server.abort()
+    learner = FakeLearner(server)
+    assert not learner.push(rows=8).accepted

@@ -56,8 +56,8 @@ class AutoRate(BaseEstimator):
 
         eta = scale * min(4, 1.5 / a) / (L * mean_i weight_i * (1 + sum_j scale_j (x_ij - center_j)^2))
 
-    with ``L`` the curvature of the loss (1/4 for log_loss) and ``a`` the alignment of the features, the share of
-    the norm that may lie in one direction: 1.5 / a keeps the step stable, 4 its noise low. The step stays
+    with ``L`` the curvature of the loss (1/4 for log_loss) and ``a`` the alignment of the features, the share
+    of the norm that may lie in one direction: 1.5 / a keeps the step stable, 4 its noise low. The step stays
     constant; the model is the running average of the iterates, so no horizon has to be known.
 
     Parameters

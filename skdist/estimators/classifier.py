@@ -418,12 +418,12 @@ class DistributedSGDClassifier(ClassifierMixin, SettingsMixin):
             from skdist.cluster.source import collection_source
 
             source, names = collection_source(X, y, sample_weight)
-            self._check_collection_features(names, X, reset=past is None)
+            self._check_collection_features(names, X, reset=past is None or classes is None)
             with choose_client(self.client, X) as client:
                 assert client is not None
                 result = train_on_cluster(client, source, plan, settings)
         else:
-            X, y, sample_weight = self._validated(X, y, sample_weight, reset=past is None)
+            X, y, sample_weight = self._validated(X, y, sample_weight, reset=past is None or classes is None)
             size = X.data.nbytes if hasattr(X, "indptr") else X.nbytes
             with choose_client(self.client, X, size) as client:
                 if client is None:

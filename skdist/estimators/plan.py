@@ -180,6 +180,8 @@ def train_in_process(
     X: Any, y: np.ndarray, sample_weight: Any, plan: Plan, settings: FitSettings, n_jobs: int | None
 ) -> FitResult:
     """Train on validated rows in memory, on threads of this process."""
+    if n_jobs == 0:
+        raise ValueError("n_jobs=0 has no meaning: give the number of threads, or -1 for all processors.")
     threads = 1 if n_jobs is None else n_jobs if n_jobs > 0 else max((os.cpu_count() or 1) + 1 + n_jobs, 1)
     whole = convert(X, y, sample_weight)
     summaries = [summarize(whole)]

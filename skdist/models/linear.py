@@ -100,11 +100,11 @@ class LinearModel:
 
     def pack(self, states: np.ndarray) -> np.ndarray:
         """Return the state of arrays of shape (n_states, n_problems, n_features + 1)."""
-        return np.ascontiguousarray(states.transpose(0, 2, 1) if self.sparse else states)
+        return np.array(states.transpose(0, 2, 1) if self.sparse else states, order="C")
 
     def unpack(self, state: np.ndarray) -> np.ndarray:
         """Return the arrays of shape (n_states, n_problems, n_features + 1) of a state."""
-        return np.ascontiguousarray(state.transpose(0, 2, 1) if self.sparse else state)
+        return np.array(state.transpose(0, 2, 1) if self.sparse else state, order="C")
 
     def coefficients(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ``coef`` (n_problems, n_features) and ``intercept`` (n_problems,) to predict with."""
@@ -161,13 +161,15 @@ class LinearModel:
         if self.sparse:
             total = sparse_steps(
                 as_input(X.data), as_input(X.indices), as_input(X.indptr), codes, weights,
-                order, start, stop, self.batch_size, state, float(t), loss, positive, self.alpha, self.fit_intercept, scale, schedule.code,
-                schedule.eta0, schedule.parameter, power, average_from, self.sweep,
+                order, start, stop, self.batch_size, state, float(t),
+                loss, positive, self.alpha, self.fit_intercept, scale,
+                schedule.code, schedule.eta0, schedule.parameter, power, average_from, self.sweep,
             )  # fmt: skip
         else:
             total = dense_steps(
-                as_input(X), codes, weights, order, start, stop, self.batch_size, state,
-                float(t), loss, positive, self.alpha, self.fit_intercept, scale, center,
+                as_input(X), codes, weights,
+                order, start, stop, self.batch_size, state, float(t),
+                loss, positive, self.alpha, self.fit_intercept, scale, center,
                 schedule.code, schedule.eta0, schedule.parameter, power, average_from,
             )  # fmt: skip
         if not math.isfinite(total):

@@ -11,10 +11,11 @@ import scipy.sparse as sp
 
 from skdist.models.compile import as_input, kernel
 
-
 #: Rows of a partition that its alignment is estimated from, and steps of the power iteration.
 ALIGNMENT_ROWS = 256
 POWER_ITERATIONS = 12
+
+BOUND_ITERATIONS = 10
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Moments:
     stored : float
         Stored values.
     alignment : float
-        Estimated share of the scaled rows' mean square norm that lies in one direction, in (0, 1]: 1 / n_features
-        for independent features, 1 where all say the same. Bounds how large a step may be.
+        Estimated share of the scaled rows' mean square norm that lies in one direction, in (0, 1]:
+        1 / n_features for independent features, 1 where all say the same. Bounds how large a step may be.
     """
 
     rows: int
@@ -83,10 +84,11 @@ class Moments:
             moving = (variance > noise) if not self.sparse else (variance > 0)
             scale = np.where(moving, 1.0 / np.where(moving, variance, 1.0), 0.0)
             reach = np.maximum(abs(self.high - center), abs(self.low - center))
-            norm = 1.0 + float(np.sum(scale * deviation)) / self.weight
-            bound = batch_size * norm / np.where(reach > 0, reach, 1.0) ** 2
-        scale = np.minimum(scale, np.where(moving, bound, 0.0))
-        norm = 1.0 + float(np.sum(scale * deviation)) / self.weight
+            least = np.where(moving, batch_size / np.where(reach > 0, reach, 1.0) ** 2, 0.0)
+        norm = 1.0 + float(scale @ deviation) / self.weight
+        for _ in range(BOUND_ITERATIONS):  # the bound lowers the norm, which lowers the bound
+            scale = np.minimum(scale, least * norm)
+            norm = 1.0 + float(scale @ deviation) / self.weight
         return scale, center, norm * self.weight / self.rows
 
 
@@ -110,7 +112,8 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
         pivot = X[0].astype(np.float64) if n_rows else np.zeros(n_features)
         _dense_sums(as_input(X), pivot, as_input(weights), sums, low, high)
         stored = float(n_rows) * n_features
-    if not np.isfinite(sums).all():
+    weight = float(weights.sum(dtype=np.float64))
+    if not (np.isfinite(sums).all() and np.isfinite(weight)):
         values = X.data if sp.issparse(X) else X
         bad = ~np.isfinite(values)
         if bad.any():
@@ -122,7 +125,6 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
         if not np.isfinite(weights).all():
             raise ValueError("sample_weight contains NaN or infinity.")
         raise ValueError("The values of X are too large to be squared. Scale them down.")
-    weight = float(weights.sum(dtype=np.float64))
     if sp.issparse(X):
         mean, deviation, present = np.zeros(n_features), sums[1], sums[2]
         aligned = _alignment(X, mean, deviation, present)
@@ -137,7 +139,7 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
 
 def _alignment(X: Any, mean: np.ndarray, deviation: np.ndarray, present: np.ndarray) -> float:
     """Estimate the largest eigenvalue of the scaled second moments, as a share of their trace."""
-    chosen = np.unique(np.linspace(0, X.shape[0] - 1, ALIGNMENT_ROWS).astype(int)) if X.shape[0] else []
+    chosen: Any = np.unique(np.linspace(0, X.shape[0] - 1, ALIGNMENT_ROWS).astype(int)) if X.shape[0] else []
     moving = (deviation > 0) & (present > 0)
     if len(chosen) < 2 or not moving.any():
         return 1.0

@@ -118,8 +118,10 @@ def convert_rows(X: Any) -> Any:
     if hasattr(X, "columns") and hasattr(X, "to_numpy"):
         X = frame_to_numpy(X)
     values = np.asarray(X)
-    if values.ndim == 1:
-        raise ValueError("X must have two dimensions, it has one. Reshape it to (n_rows, n_features).")
+    if values.ndim != 2:
+        raise ValueError(
+            f"X must have two dimensions, it has {values.ndim}. Reshape it to (n_rows, n_features)."
+        )
     return np.ascontiguousarray(values, dtype=float_dtype(values.dtype))
 
 
@@ -157,7 +159,8 @@ def encode(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if labels.dtype.kind in "bui" and len(labels):
         low, high = int(labels.min()), int(labels.max())
         if high - low < 1024:
-            shifted = labels.astype(np.int64) - low
+            wide = labels if labels.dtype == np.uint64 else labels.astype(np.int64)
+            shifted = (wide - wide.dtype.type(low)).astype(np.int64)
             seen = np.bincount(shifted, minlength=high - low + 1) > 0
             places = (np.cumsum(seen) - 1).astype(np.int32)
             present = (np.flatnonzero(seen) + low).astype(labels.dtype)

@@ -65,10 +65,11 @@ def test_unknown_names_are_refused():
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.floats(0.01, 10), st.floats(0.1, 4), st.floats(1, 1e6))
-def test_auto_rate_is_inverse_to_curvature_and_norm(scale, curvature, norm):
-    step = AutoRate(scale).step_size(curvature, norm)
-    assert step * curvature * norm == pytest.approx(1.5 * scale)
+@given(st.floats(0.01, 10), st.floats(0.1, 4), st.floats(1, 1e6), st.floats(1e-3, 1))
+def test_auto_rate_is_inverse_to_curvature_and_norm_and_stable(scale, curvature, norm, alignment):
+    step = AutoRate(scale).step_size(curvature, norm, alignment)
+    assert step * curvature * norm == pytest.approx(scale * min(4, 1.5 / alignment))
+    assert step * curvature * norm * alignment < 2 * scale
 
 
 def test_auto_rate_needs_a_positive_scale():

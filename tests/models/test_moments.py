@@ -164,3 +164,32 @@ def test_moments_of_no_rows_add_nothing():
     X, weights = weighted_rows(20, 3, 0)
     whole = measure(X, weights)
     assert_same(combine([whole, measure(X[:0], weights[:0])]), whole)
+
+
+def correlated(rng, n_features, share):
+    """Return standard normal rows whose features have ``share`` of their variance in common."""
+    common = rng.standard_normal((4_000, 1))
+    own = rng.standard_normal((4_000, n_features))
+    return np.sqrt(share) * common + np.sqrt(1 - share) * own
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_alignment_is_the_share_of_the_largest_eigenvalue(share):
+    X = correlated(np.random.default_rng(0), 10, share)
+    spectrum = np.linalg.eigvalsh(np.corrcoef(X.T))
+    estimated = measure(X * np.arange(1, 11), np.ones(len(X))).alignment
+    # Estimated from some rows only: those of independent features seem a little aligned.
+    assert spectrum[-1] / 10 * 0.85 < estimated < spectrum[-1] / 10 * 1.25 + 0.05
+
+
+def test_alignment_of_parts_is_that_of_the_whole_where_they_are_alike():
+    X = correlated(np.random.default_rng(1), 10, 0.4)
+    parts = [measure(X[i::4], np.ones(1_000)) for i in range(4)]
+    assert combine(parts).alignment == pytest.approx(measure(X, np.ones(4_000)).alignment, abs=0.05)
+
+
+def test_parts_that_differ_in_one_direction_are_aligned():
+    rng = np.random.default_rng(2)
+    parts = [rng.standard_normal((500, 10)) + shift for shift in (-5, 5)]
+    combined = combine([measure(part, np.ones(500)) for part in parts])
+    assert combined.alignment > 0.9
