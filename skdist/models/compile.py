@@ -20,10 +20,12 @@ def kernel(function: Callable[..., Any]) -> Any:
     read-only installation without a home, as in many containers). Such a machine compiles once per
     process instead.
     """
+    # NumPy's errors: a check for a zero divisor would keep every loop with a division from being vectorised.
+    options = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
     try:
-        return numba.njit(nogil=True, cache=True, fastmath=FASTMATH)(function)
+        return numba.njit(cache=True, **options)(function)
     except RuntimeError:
-        return numba.njit(nogil=True, cache=False, fastmath=FASTMATH)(function)
+        return numba.njit(cache=False, **options)(function)
 
 
 def as_input(array: np.ndarray) -> np.ndarray:

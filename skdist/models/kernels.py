@@ -55,6 +55,7 @@ def dense_steps(
     number = theta.dtype.type
     zero = number(0)
     z = np.empty((batch_size, n_problems), theta.dtype)
+    values = np.empty((batch_size, n_problems))
     y = np.empty(batch_size, np.int32)
     w = np.empty(batch_size, theta.dtype)
     gradient = np.empty((n_problems, n_features), theta.dtype)
@@ -72,7 +73,7 @@ def dense_steps(
                 for j in range(n_features):
                     dot += x[j] * u[j]
                 z[i, k] = dot + u[n_features]
-        total += fill_gradients(loss, z[:size], y, w, positive)
+        total += fill_gradients(loss, z[:size], values[:size], y, w, positive)
         gradient[:] = zero
         i = 0
         while i + 4 <= size:
@@ -135,6 +136,7 @@ def sparse_steps(
     n_problems = theta.shape[1]
     number = theta.dtype.type
     z = np.empty((batch_size, n_problems), theta.dtype)
+    values = np.empty((batch_size, n_problems))
     y = np.empty(batch_size, np.int32)
     w = np.empty(batch_size, theta.dtype)
     total = 0.0
@@ -152,7 +154,7 @@ def sparse_steps(
                 u = theta[indices[p]]
                 for k in range(n_problems):
                     out[k] += value * u[k]
-        total += fill_gradients(loss, z[:size], y, w, positive)
+        total += fill_gradients(loss, z[:size], values[:size], y, w, positive)
         eta = number(step_size(schedule, eta0, parameter, t) / batch_size)
         for i in range(size):
             row = order[first + i]
