@@ -64,16 +64,19 @@ def _fill_log_loss(margins, values):
     """Replace each margin by ``1 / (1 + exp(margin))`` and write ``log(1 + exp(-margin))`` to ``values``.
 
     Without a call or a branch in the loop, so that it is vectorised: eight times as fast as ``exp`` and
-    ``log1p``. Both series are exact to 1e-9.
+    ``log1p``. Both series are exact to 1e-12.
     """
     for i in range(len(margins)):
         margin = np.float64(margins[i])
         size = abs(margin)
         # Beyond 64, exp(-64) = 2e-28 is as good as zero; a NaN stays one.
-        size = 64.0 if size > 64.0 else size
+        if size > 64.0:
+            size = np.float64(64.0)
         # exp(-size) = exp(-size / 64)^64, by Taylor's series around 1/2.
         x = 0.5 - size / 64.0
-        power = 1.0 + x / 11.0
+        power = 1.0 + x / 13.0
+        power = 1.0 + x / 12.0 * power
+        power = 1.0 + x / 11.0 * power
         power = 1.0 + x / 10.0 * power
         power = 1.0 + x / 9.0 * power
         power = 1.0 + x / 8.0 * power
@@ -93,7 +96,11 @@ def _fill_log_loss(margins, values):
         # log(1 + p) = 2 atanh(p / (2 + p)), and that argument is at most 1/3.
         u = power / (2.0 + power)
         square = u * u
-        series = 1.0 / 15.0 + square / 17.0
+        series = 1.0 / 23.0 + square / 25.0
+        series = 1.0 / 21.0 + square * series
+        series = 1.0 / 19.0 + square * series
+        series = 1.0 / 17.0 + square * series
+        series = 1.0 / 15.0 + square * series
         series = 1.0 / 13.0 + square * series
         series = 1.0 / 11.0 + square * series
         series = 1.0 / 9.0 + square * series
