@@ -7,7 +7,8 @@ import logging
 import threading
 import time
 import uuid
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import dask
 import numpy as np
@@ -15,6 +16,7 @@ from distributed import Client, KilledWorker
 
 from skdist.cluster import tasks
 from skdist.cluster.actor import ServerActor, ServerRef
+from skdist.cluster.partitions import Partitions
 from skdist.cluster.plugin import LearnerPlugin
 from skdist.cluster.source import Source, delayed_call
 from skdist.control.dispatch import Dispatcher
@@ -22,9 +24,10 @@ from skdist.exceptions import NoWorkersError, ServerLostError, VisitFailedError
 from skdist.fitting import FitResult, FitSettings, Progress, visit_records
 from skdist.history import History
 from skdist.messages import VisitReport
-from skdist.preparation import Summary
 
 logger = logging.getLogger("skdist")
+
+T = TypeVar("T")
 
 #: Seconds to wait for a first worker; ``dask.config.set({"skdist.worker-timeout": ...})`` changes it.
 WORKER_TIMEOUT = 30.0
@@ -40,9 +43,6 @@ ANSWER_SECONDS = 30.0
 
 #: The server, if there still is one, gets this long to hear that the fit is over, in seconds.
 ABORT_SECONDS = 2.0
-
-#: Collections that fill more of the cluster's memory are streamed: loaded, visited and let go.
-HELD_SHARE = 0.5
 
 #: Errors of the same visit before the fit gives up.
 MOST_FAILURES = 3
@@ -98,10 +98,11 @@ class ClusterFit:
         self.name = f"skdist-{uuid.uuid4().hex[:8]}"
         self.cleaned = threading.Event()
         self._token = self.name.removeprefix("skdist-")
-        self._blocks: list[Any] = []  # Future of each partition, or Delayed where it is streamed
-        self._prepared: list[Any] = []  # what is needed for the preparation only
+        self._partitions = Partitions(client, source, self._token)
         self._server: ServerRef | None = None
         self._server_future: Any = None
+        self._starting: list[asyncio.Future[None]] = []
+        self._limit = float(dask.config.get("skdist.worker-timeout", WORKER_TIMEOUT))
         self._flying: dict[asyncio.Task[Any], tuple[int, Any]] = {}
         self._failures: dict[int, int] = {}
         self._history = History()
@@ -120,10 +121,15 @@ class ClusterFit:
                 self.cleaned.set()
 
     async def _run(self) -> FitResult:
-        workers = await self._wait_for_workers()
-        summaries, _, _ = await asyncio.gather(
-            self._prepare(workers), self._start_server(), self._register_plugin()
-        )
+        workers, memory = await self._wait_for_workers()
+        self._starting = [
+            asyncio.ensure_future(self._start_server()),
+            asyncio.ensure_future(self._register_plugin()),
+        ]
+        summaries = await self._while_there_are_workers(self._partitions.measure(workers, memory))
+        for start in self._starting:
+            # Not cancelled with us: what was begun is awaited, and then undone.
+            await asyncio.wait_for(asyncio.shield(start), ANSWER_SECONDS)
         model, state, clock = self.plan.build(summaries)
         rows = [summary.moments.rows for summary in summaries]
         n_learners = sum(workers.values())
@@ -148,36 +154,50 @@ class ClusterFit:
         self._history.epochs.extend(epochs)
         return FitResult(state, clock, dispatcher.last_epoch + 1, converged, self._history)
 
-    async def _wait_for_workers(self) -> dict[str, int]:
-        """Return the threads of each worker, once there is one."""
-        limit = float(dask.config.get("skdist.worker-timeout", WORKER_TIMEOUT))
-        deadline = time.monotonic() + limit
+    async def _wait_for_workers(self) -> tuple[dict[str, int], float]:
+        """Return the threads of each worker and the memory of all, once there is one."""
+        deadline = time.monotonic() + self._limit
         told = False
-        while not (workers := await self._workers()):
+        while not (found := await self._workers())[0]:
             if time.monotonic() > deadline:
-                raise NoWorkersError(
-                    f"The cluster has had no worker for {limit:g} s. Start some (cluster.scale(...)), wait "
-                    "with client.wait_for_workers(1), or raise the limit with "
-                    'dask.config.set({"skdist.worker-timeout": seconds}).'
-                )
+                raise self._no_workers()
             if not told:
-                logger.info("Waiting up to %g s for a first worker.", limit)
+                logger.info("Waiting up to %g s for a first worker.", self._limit)
                 told = True
             await asyncio.sleep(0.1)
-        return workers
+        return found
 
-    async def _workers(self) -> dict[str, int]:
+    def _no_workers(self) -> NoWorkersError:
+        return NoWorkersError(
+            f"The cluster has had no worker for {self._limit:g} s. Start some (cluster.scale(...)), wait with "
+            "client.wait_for_workers(1), or raise the limit with "
+            'dask.config.set({"skdist.worker-timeout": seconds}).'
+        )
+
+    async def _workers(self) -> tuple[dict[str, int], float]:
+        """Return the threads of each running worker and the memory of all together."""
         identity = await self.client.scheduler.identity(n_workers=-1)
-        return {
-            address: worker["nthreads"]
+        running = {
+            address: worker
             for address, worker in identity["workers"].items()
             if worker.get("status", "running") == "running"
         }
+        limits = [worker["memory_limit"] or np.inf for worker in running.values()]
+        return {address: worker["nthreads"] for address, worker in running.items()}, float(sum(limits))
 
-    async def _memory(self) -> float:
-        identity = await self.client.scheduler.identity(n_workers=-1)
-        limits = [worker["memory_limit"] for worker in identity["workers"].values()]
-        return float(sum(limits)) if all(limits) else np.inf
+    async def _while_there_are_workers(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await work that may take long, but not longer than the limit without any worker."""
+        task = asyncio.ensure_future(work)
+        seen = time.monotonic()
+        try:
+            while not (await asyncio.wait([task], timeout=LOOK_SECONDS))[0]:
+                if (await self._workers())[0]:
+                    seen = time.monotonic()
+                elif time.monotonic() - seen > self._limit:
+                    raise self._no_workers()
+            return task.result()
+        finally:
+            task.cancel()
 
     async def _start_server(self) -> None:
         key = f"skdist-server-{self._token}"
@@ -199,38 +219,6 @@ class ClusterFit:
             if reply["status"] != "OK":
                 raise reply["exception"]
 
-    async def _prepare(self, workers: dict[str, int]) -> list[Summary]:
-        """Convert and measure all partitions, held on the workers or streamed."""
-        token, source = self._token, self.source
-        numbers = range(len(source.parts))
-        if not source.lazy:
-            self._prepared = await self.client.scatter(list(source.parts), hash=False)
-            self._blocks = [
-                self.client.submit(
-                    tasks.prepare_slice, n, sent, key=(f"skdist-partition-{token}", n), pure=False
-                )
-                for n, sent in zip(numbers, self._prepared, strict=True)
-            ]
-        else:
-            self._blocks = [
-                delayed_call(tasks.prepare, (f"skdist-partition-{token}", n), n, *part)
-                for n, part in zip(numbers, source.parts, strict=True)
-            ]
-            if np.isnan(source.nbytes) or source.nbytes <= HELD_SHARE * await self._memory():
-                self._blocks = self.client.compute(self._blocks, optimize_graph=False)
-        measured = [
-            delayed_call(tasks.measure, (f"skdist-measure-{token}", n), n, block)
-            if dask.is_dask_collection(block)
-            else self.client.submit(tasks.measure, n, block, key=(f"skdist-measure-{token}", n), pure=False)
-            for n, block in zip(numbers, self._blocks, strict=True)
-        ]
-        if dask.is_dask_collection(measured[0]):
-            measured = self.client.compute(measured, optimize_graph=False)
-        self._prepared += measured
-        summaries: list[Summary] = await self.client.gather(measured)
-        _release(self._prepared)
-        return summaries
-
     async def _visit_all(self, dispatcher: Dispatcher, workers: dict[str, int]) -> None:
         """Keep every worker busy until all epochs are through."""
         for name, slots in workers.items():
@@ -247,8 +235,8 @@ class ClusterFit:
                 for task in ended:
                     number, _ = self._flying.pop(task)
                     self._land(dispatcher, number, task)
-            elif time.monotonic() - idle > WORKER_TIMEOUT:
-                raise NoWorkersError(f"All workers left and none came back for {WORKER_TIMEOUT:g} s.")
+            elif time.monotonic() - idle > self._limit:
+                raise self._no_workers()
             else:
                 await asyncio.sleep(0.1)
             if time.monotonic() - looked > LOOK_SECONDS:
@@ -257,7 +245,7 @@ class ClusterFit:
 
     async def _look(self, dispatcher: Dispatcher) -> None:
         """Notice workers that came or went, a server that is lost, and tell the user."""
-        present = await self._workers()
+        present, _ = await self._workers()
         for name in set(dispatcher.workers) - set(present):
             dispatcher.remove_worker(name)
             await self._reissue(dispatcher, name)
@@ -284,7 +272,7 @@ class ClusterFit:
                 logger.info("Visit %d is repeated from row %d of %d.", number, offset, visit.rows)
 
     def _submit(self, name: str, order: Any) -> None:
-        blocks = [self._blocks[segment.partition] for segment in order.segments]
+        blocks = [self._partitions.blocks[segment.partition] for segment in order.segments]
         key = (f"skdist-visit-{self._token}", order.number)
         # Pinned: the dispatcher balances the work, not Dask's stealing, and `_look` takes visits off workers
         # that leave.
@@ -326,6 +314,8 @@ class ClusterFit:
 
     async def _clean_up(self) -> None:
         """Stop what is under way and free every key, the actor and the plugin."""
+        if self._starting:
+            await asyncio.wait(self._starting, timeout=CLEANUP_SECONDS / 2)
         flying = [future for _, future in self._flying.values()]
         for task in self._flying:
             task.cancel()
@@ -334,21 +324,12 @@ class ClusterFit:
                 await self._abort(self._server)
             await self.client.cancel(flying, force=True)
         self._flying.clear()
-        # Not left to the garbage collector: the traceback of an error keeps what its frames held.
-        for futures in (self._blocks, self._prepared, flying):
-            _release(futures)
+        self._partitions.release()
         if self._server_future is not None:
             self._server_future.release()
         self._server = self._server_future = None
         if self.client.scheduler is not None:  # else the client was closed
             await self.client.unregister_worker_plugin(self.name)
-
-
-def _release(futures: list[Any]) -> None:
-    for future in futures:
-        if hasattr(future, "release"):
-            future.release()
-    futures.clear()
 
 
 async def _outcome(future: Any) -> Any:

@@ -31,12 +31,16 @@ def prepare_slice(number: int, slices: tuple[Any, Any, Any]) -> Partition:
     return prepare(number, *slices)
 
 
-def measure(number: int, partition: Partition) -> Summary:
-    """Measure a partition where it is."""
-    try:
-        return summarize(partition, get_worker().address)
-    except ValueError as error:
-        raise ValueError(f"Partition {number}: {error}") from error
+def measure(numbers: Sequence[int], *partitions: Partition) -> dict[int, Summary]:
+    """Measure partitions where they are; return their summaries by number."""
+    address = get_worker().address
+    found = {}
+    for number, partition in zip(numbers, partitions, strict=True):
+        try:
+            found[number] = summarize(partition, address)
+        except ValueError as error:
+            raise ValueError(f"Partition {number}: {error}") from error
+    return found
 
 
 def visit(order: Visit, ref: ServerRef, plugin_name: str, *partitions: Partition) -> VisitReport:

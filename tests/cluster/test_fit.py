@@ -151,9 +151,9 @@ def test_without_a_client_a_temporary_cluster_trains(binary):
 
 
 def test_streamed_partitions_are_not_held(client, binary, monkeypatch):
-    from skdist.cluster import fit
+    from skdist.cluster import partitions
 
-    monkeypatch.setattr(fit, "HELD_SHARE", 0.0)
+    monkeypatch.setattr(partitions, "HELD_SHARE", 0.0)
     X, y = binary
     dX, dy = da.from_array(X, chunks=(3_000, -1)), da.from_array(y, chunks=3_000)
     clf = make(max_iter=2, tol=None).fit(dX, dy)

@@ -1,0 +1,131 @@
+"""The partitions of a fit on the workers: converted, measured, held there or streamed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import dask
+import numpy as np
+from distributed import Client
+
+from skdist.cluster import tasks
+from skdist.cluster.source import Source, delayed_call
+from skdist.preparation import Summary
+
+#: Collections that fill more of the cluster's memory are streamed: loaded, visited and let go.
+HELD_SHARE = 0.5
+
+
+class Partitions:
+    """Converts partitions where they are, and keeps them there while they fit into memory.
+
+    Parameters
+    ----------
+    client : Client
+        Of the cluster.
+    source : Source
+        The rows.
+    token : str
+        Unique per fit; part of the keys.
+
+    Attributes
+    ----------
+    blocks : list of Future or Delayed
+        By number; Delayed where the collection is streamed: each visit loads its partitions anew.
+    """
+
+    def __init__(self, client: Client, source: Source, token: str) -> None:
+        self.client, self.source, self.token = client, source, token
+        self.blocks: list[Any] = []
+        self._passing: list[Any] = []  # needed until all is measured
+
+    async def measure(self, workers: dict[str, int], memory: float) -> list[Summary]:
+        """Convert and measure all partitions.
+
+        Parameters
+        ----------
+        workers : dict of str to int
+            Threads by address.
+        memory : float
+            Bytes of memory of all workers.
+
+        Raises
+        ------
+        ValueError
+            For bad data; the message names the partition.
+        """
+        keys = [(f"skdist-partition-{self.token}", n) for n in range(len(self.source.parts))]
+        if not self.source.lazy:
+            self._passing = await self.client.scatter(list(self.source.parts), hash=False)
+            self.blocks = [
+                self.client.submit(tasks.prepare_slice, n, part, key=key, pure=False)
+                for n, (key, part) in enumerate(zip(keys, self._passing, strict=True))
+            ]
+        else:
+            self.blocks = [
+                delayed_call(tasks.prepare, key, n, *part)
+                for n, (key, part) in enumerate(zip(keys, self.source.parts, strict=True))
+            ]
+            if np.isnan(self.source.nbytes) or self.source.nbytes <= HELD_SHARE * memory:
+                self.blocks = self.client.compute(self.blocks, optimize_graph=False)
+        held = not dask.is_dask_collection(self.blocks[0])
+        measured = await self._measure_held(workers) if held else self._measure_streamed()
+        self._passing += measured
+        found: dict[int, Summary] = {}
+        for part in await self.client.gather(measured):
+            found.update(part)
+        _release(self._passing)
+        return [found[number] for number in range(len(self.blocks))]
+
+    def release(self) -> None:
+        """Free everything on the workers.
+
+        Not left to the garbage collector: the traceback of an error keeps what its frames held.
+        """
+        _release(self.blocks)
+        _release(self._passing)
+
+    def _measure_streamed(self) -> list[Any]:
+        lazy = [
+            delayed_call(tasks.measure, self._measure_key(n), [n], block)
+            for n, block in enumerate(self.blocks)
+        ]
+        futures: list[Any] = self.client.compute(lazy, optimize_graph=False)
+        return futures
+
+    async def _measure_held(self, workers: dict[str, int]) -> list[Any]:
+        """Start a task for each thread: for Dask, a task costs more than reading a few megabytes."""
+        # `distributed.wait` would take the default client, which may be another one.
+        await asyncio.gather(*(block._state.wait() for block in self.blocks))
+        held = await self.client.scheduler.who_has(keys=[block.key for block in self.blocks])
+        homes: dict[str, list[int]] = {}
+        for number, block in enumerate(self.blocks):
+            if block.status == "error":
+                await block  # raises what went wrong
+            homes.setdefault((held.get(block.key) or [""])[0], []).append(number)
+        return [
+            self.client.submit(
+                tasks.measure, numbers, *(self.blocks[n] for n in numbers),
+                key=self._measure_key(numbers[0]), pure=False,
+                workers=[home] if home else None, allow_other_workers=bool(home),
+            )
+            for home, together in homes.items()
+            for numbers in _shared_out(together, workers.get(home, 1))
+        ]  # fmt: skip
+
+    def _measure_key(self, number: int) -> tuple[str, int]:
+        return (f"skdist-measure-{self.token}", number)
+
+
+def _shared_out(numbers: Sequence[int], parts: int) -> list[list[int]]:
+    """Return the numbers in at most ``parts`` lists of about the same length."""
+    return [list(numbers[first::parts]) for first in range(min(parts, len(numbers)))]
+
+
+def _release(futures: list[Any]) -> None:
+    for future in futures:
+        if hasattr(future, "release"):
+            future.release()
+    futures.clear()
