@@ -169,8 +169,8 @@ class ClusterFit:
 
     def _no_workers(self) -> NoWorkersError:
         return NoWorkersError(
-            f"The cluster has had no worker for {self._limit:g} s. Start some (cluster.scale(...)), wait with "
-            "client.wait_for_workers(1), or raise the limit with "
+            f"The cluster has had no worker for {self._limit:g} s. Start some (cluster.scale(...)), wait "
+            "with client.wait_for_workers(1), or raise the limit with "
             'dask.config.set({"skdist.worker-timeout": seconds}).'
         )
 
