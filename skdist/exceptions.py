@@ -21,3 +21,7 @@ class DivergedError(SkdistError, FloatingPointError):
 
 class VisitFailedError(SkdistError, RuntimeError):
     """A visit failed again and again, for example because its worker dies each time."""
+
+
+class DataLostError(SkdistError, RuntimeError):
+    """Partitions of the data are gone and cannot be made again."""

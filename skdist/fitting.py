@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from skdist.control.latency import LatencyBatchSizer
 from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor, checks_per_epoch
 from skdist.history import History, VisitRecord
-from skdist.messages import VisitReport
+from skdist.messages import Visit, VisitReport
 from skdist.server import ParameterServer
 
 
@@ -94,18 +95,27 @@ def build_server(
 
 def visit_records(report: VisitReport) -> list[VisitRecord]:
     """Return a record for each partition that a visit trained on."""
+    return _records(report.visit, report.worker, report.offset, report.seconds, report.attempt)
+
+
+def lost_records(visit: Visit, worker: str, offset: int) -> list[VisitRecord]:
+    """Return the records of a visit that never reported, up to the rows that the server acknowledged."""
+    return _records(visit, worker, offset, math.nan, 1)
+
+
+def _records(visit: Visit, worker: str, offset: int, seconds: float, attempt: int) -> list[VisitRecord]:
     return [
         VisitRecord(
-            worker=report.worker,
-            epoch=report.visit.epoch,
-            visit=report.visit.number,
+            worker=worker,
+            epoch=visit.epoch,
+            visit=visit.number,
             partition=segment.partition,
             start=segment.start,
             rows=segment.rows,
-            seconds=report.seconds * segment.rows / max(report.offset, 1),
-            attempt=report.attempt,
+            seconds=seconds * segment.rows / max(offset, 1),
+            attempt=attempt,
         )
-        for segment in report.visit.split(report.offset)[0]
+        for segment in visit.split(offset)[0]
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -166,10 +166,11 @@ class History:
         return pd.DataFrame.from_records([astuple(record) for record in records], columns=columns)
 
     def extend(self, other: History) -> None:
-        """Append the records of another history, as ``partial_fit`` does."""
-        self.rounds.extend(other.rounds)
-        self.visits.extend(other.visits)
-        self.epochs.extend(other.epochs)
+        """Append the records of a later history, as ``partial_fit`` does; its epochs are counted on."""
+        done = max((record.epoch for record in self.epochs), default=-1) + 1
+        self.rounds.extend(replace(record, epoch=record.epoch + done) for record in other.rounds)
+        self.visits.extend(replace(record, epoch=record.epoch + done) for record in other.visits)
+        self.epochs.extend(replace(record, epoch=record.epoch + done) for record in other.epochs)
 
     def __repr__(self) -> str:
         return f"History({len(self.rounds)} rounds, {len(self.visits)} visits, {len(self.epochs)} epochs)"

@@ -125,7 +125,6 @@ def visit_inline(
         attempt=number,
         started=started,
         seconds=time.perf_counter() - began,
-        seconds_per_row=learner.seconds_per_row,
         last_epoch=answer.last_epoch,
     )
 

@@ -58,7 +58,8 @@ class Learner:
     seconds_per_row : float
         Training time, smoothed.
     seconds_exchange : float
-        Duration of the last exchange; 0 where the server is a function call away.
+        Duration of the last exchange, set by whoever runs the visit loop; 0 where the server is a function
+        call away.
     """
 
     name: str
@@ -198,7 +199,7 @@ def run_visit(
     state = answer.state.copy()
     rows = Rows(visit, partitions, model, answer.offset)
     sent: np.ndarray | None = None  # posted and not answered yet
-    posted, ahead = began, 0  # when, and steps made since
+    ahead = 0  # steps made since
     t = answer.clock
 
     def merge(reply: Answer) -> None:
@@ -212,10 +213,6 @@ def run_visit(
                 np.add(state, reply.state - sent, out=state)
             t = reply.clock + ahead
         answer, sent = reply, None
-
-    def arrived(reply: Answer) -> None:
-        learner.seconds_exchange = learner.clock() - posted
-        merge(reply)
 
     while rows.offset < visit.rows and answer.accepted:
         if learner.clock() - began > visit.budget_seconds and rows.offset > first:
@@ -236,16 +233,18 @@ def run_visit(
             if overlap:
                 reply = yield POLL
                 if reply is not None:
-                    arrived(reply)
+                    merge(reply)
+                    if not answer.accepted:
+                        return answer.offset
         if sent is not None:
             reply = yield AWAIT
             assert reply is not None
-            arrived(reply)
+            merge(reply)
             if not answer.accepted:
                 break
         decay = model.schedule.decay(t)
         context, scale = learner.rate_scale(goal - start, answer, decay)
-        sent, posted, ahead = state.copy(), learner.clock(), 0
+        sent, ahead = state.copy(), 0
         reply = yield Update(
             visit=visit.number,
             attempt=attempt,
@@ -265,9 +264,9 @@ def run_visit(
             link=learner.link(),
         )
         if reply is not None:
-            merge(reply)  # the server is a function call away: nothing to measure
+            merge(reply)
     if sent is not None:
         reply = yield AWAIT
         assert reply is not None
-        arrived(reply)
+        merge(reply)
     return answer.offset

@@ -44,7 +44,7 @@ class Visit:
     number: int
     epoch: int
     segments: tuple[Segment, ...]
-    budget_seconds: float = 5.0
+    budget_seconds: float = 2.0
 
     @property
     def rows(self) -> int:
@@ -213,8 +213,6 @@ class VisitReport:
         1 for the first execution.
     started, seconds : float
         Unix time of the start, and duration.
-    seconds_per_row : float
-        Smoothed training time; 0 where nothing was trained.
     last_epoch : int
         As in `Answer`.
     """
@@ -225,5 +223,4 @@ class VisitReport:
     attempt: int
     started: float
     seconds: float
-    seconds_per_row: float
     last_epoch: int

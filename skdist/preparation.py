@@ -89,12 +89,21 @@ def build_model(
     scale, center = np.ones(n_features), np.zeros(n_features)
     if isinstance(learning_rate, AutoRate):
         scale, center, norm = moments.preconditioner(batch, centered=fit_intercept)
-        step = learning_rate.step_size(LOSSES[loss].curvature, norm, moments.alignment)
+        weights = moments.weight / moments.rows, moments.weight_square / moments.rows, moments.heaviest
+        step = learning_rate.step_size(LOSSES[loss].curvature, norm, moments.alignment, batch, weights)
         schedule = Schedule(CONSTANT, step, adaptive=True, average_from=0.0)
     else:
         # scikit-learn counts rows before averaging starts, steps here are mini-batches.
         begin = (int(average) - 1) / batch if average else np.inf
         schedule = named_schedule(learning_rate, eta0=eta0, power_t=power_t, alpha=alpha, average_from=begin)
+    with np.errstate(over="ignore"):
+        narrow = scale.astype(dtype)
+    if not np.array_equal(narrow > 0, scale > 0) or not np.isfinite(narrow).all():
+        column = int(np.flatnonzero((narrow == 0) != (scale == 0) | ~np.isfinite(narrow))[0])
+        raise ValueError(
+            f"The values of X are too large or too small for {np.dtype(dtype)} (column {column}). "
+            "Scale them, or pass float64."
+        )
     return LinearModel(
         loss=loss,
         n_classes=n_classes,
@@ -103,7 +112,7 @@ def build_model(
         fit_intercept=bool(fit_intercept),
         batch_size=batch,
         schedule=schedule,
-        scale=scale.astype(dtype),
+        scale=narrow,
         center=center.astype(dtype),
         dtype=dtype,
         sparse=moments.sparse,

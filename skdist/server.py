@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from skdist.control.latency import LatencyBatchSizer, automatic_standard
+from skdist.control.latency import LONGEST_OVER_SHORTEST, LatencyBatchSizer, automatic_standard
 from skdist.control.schedules import Schedule
 from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor
@@ -183,7 +183,9 @@ class ParameterServer:
         the last one ended; a repeat of the last one is answered again and changes nothing.
         """
         with self._lock:
-            attempt = self._attempts[update.visit]
+            attempt = self._attempts.get(update.visit)
+            if attempt is None:
+                raise ValueError(f"Visit {update.visit} was never joined.")
             if attempt.name != update.attempt or attempt.answer is None:
                 return self._refuse(attempt)
             if (update.start, update.stop) == attempt.last:
@@ -217,16 +219,18 @@ class ParameterServer:
                 return 0
             if attempt.name:
                 self._members[attempt.learner].at_work -= 1
-                attempt.name = ""
+                attempt.name, attempt.answer = "", None
             return attempt.offset
 
     def leave(self, visit: int, attempt: str) -> int:
         """Note that an execution of a visit has ended; return which execution it was, from 1."""
         with self._lock:
-            known = self._attempts[visit]
+            known = self._attempts.get(visit)
+            if known is None:
+                return 1
             if known.name == attempt:
                 self._members[known.learner].at_work -= 1
-                known.name = ""
+                known.name, known.answer = "", None
             return max(known.started, 1)
 
     def finish(self) -> tuple[np.ndarray, int, float, list[RoundRecord], list[EpochRecord], bool]:
@@ -386,7 +390,8 @@ class ParameterServer:
     def _sizing(self, learner: str, member: _Member) -> tuple[int, float]:
         """Return the size of the learner's next round and the efficiency it comes from."""
         sizer = self._sizer
-        standard, shortest = self._standard()
+        standard = self._standard()
+        shortest = max(standard // LONGEST_OVER_SHORTEST, self._batch_size)
         efficiency, size = 1.0, standard
         if sizer is not None:
             links = {m.worker: m.link for m in self._members.values() if m.worker != member.worker}
@@ -398,15 +403,12 @@ class ParameterServer:
                 known = [m.seconds_per_row for m in self._members.values() if m.seconds_per_row > 0]
                 mean = float(np.mean(known)) if known else 0.0
                 size = sizer.balanced_size(standard, member.seconds_per_row, mean, member.round_size)
-        return min(max(size, shortest), max(self._n_rows, shortest)), efficiency
+        return min(max(size, shortest), max(self._n_rows, self._batch_size)), efficiency
 
-    def _standard(self) -> tuple[int, int]:
-        """Return ``B0`` and the shortest round, in rows.
-
-        They are the same for all learners: ``'auto'`` takes the slowest exchange and the mean training time.
-        """
+    def _standard(self) -> int:
+        """Return ``B0`` in rows, one for all: from the slowest exchange and the mean training time."""
         if not isinstance(self._round_size, str):
-            return self._round_size, self._batch_size
+            return self._round_size
         members = self._members.values()
         speeds = [member.seconds_per_row for member in members if member.seconds_per_row > 0]
         return automatic_standard(

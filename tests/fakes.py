@@ -136,11 +136,13 @@ def drive(server, visit, partitions, model, learner, attempt="first", delays=Non
                 updates.append(request)
                 if between is not None:
                     between(request)
-                held = server.push(request)
+                held, posted = server.push(request), learner.clock()
                 polls = next(delays) if overlap else 0
                 if not overlap:
                     reply, held = held, None
             elif request.must_wait or polls == 0:
+                if held is not None:
+                    learner.seconds_exchange = learner.clock() - posted
                 reply, held = held, None
             else:
                 polls -= 1

@@ -10,7 +10,7 @@ VISIT = Visit(7, 2, (Segment(0, 0, 60), Segment(3, 20, 60)))
 
 
 def report(offset):
-    return VisitReport(VISIT, "w", offset, 2, 0.0, 10.0, 1e-6, 5)
+    return VisitReport(VISIT, "w", offset, 2, 0.0, 10.0, 5)
 
 
 def test_a_visit_leaves_a_record_for_each_partition_it_trained_on():

@@ -41,5 +41,8 @@ def test_unknown_tables_are_refused():
 def test_extend_appends_all_three_tables():
     history = History([make_round(0)], [VISIT], [EPOCH])
     history.extend(History([make_round(1)], [VISIT], [EPOCH]))
-    assert [record.epoch for record in history.rounds] == [0, 1]
+    done = EPOCH.epoch + 1
+    assert [record.epoch for record in history.rounds] == [0, 1 + done]
+    assert [record.epoch for record in history.visits] == [VISIT.epoch, VISIT.epoch + done]
+    assert [record.epoch for record in history.epochs] == [EPOCH.epoch, EPOCH.epoch + done]
     assert repr(history) == "History(2 rounds, 2 visits, 2 epochs)"

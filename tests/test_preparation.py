@@ -31,7 +31,9 @@ def test_auto_rate_scales_by_the_moments_and_takes_its_step_from_them():
     model, _ = linear_model(X, y, learning_rate=AutoRate(scale=2.0), loss="log_loss", batch_size=16)
     np.testing.assert_allclose(model.scale, 1 / X.var(axis=0))
     np.testing.assert_allclose(model.center, X.mean(axis=0))
-    assert model.schedule.eta0 == pytest.approx(2.0 * 4 / (0.25 * 4))  # features that are hardly aligned
+    assert model.schedule.eta0 == pytest.approx(
+        2.0 * 16 / 16 / (0.25 * 4)
+    )  # noise bounds it: steps of 16 rows
     assert model.averaged
     assert model.schedule.adaptive
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,17 +149,24 @@ class ServerRef:
             ) from error
 
     async def _execute(self, worker: Any, method: str, args: tuple[Any, ...]) -> Any:
-        return _result(await worker.rpc(self.address).actor_execute(**self._message(method, args)))
+        return _result(await _known(worker.rpc(self.address).actor_execute(**self._message(method, args))))
 
     async def call_from_driver(self, client: Client, method: str, *args: Any) -> Any:
         """Call a method through the scheduler, as the workers may be out of the driver's reach."""
         message = {"op": "actor_execute", **self._message(method, args)}
-        return _result(await client.scheduler.proxy(worker=self.address, msg=message))
+        return _result(await _known(client.scheduler.proxy(worker=self.address, msg=message)))
 
     def _message(self, method: str, args: tuple[Any, ...]) -> dict[str, Any]:
         """Return what `distributed.Actor` sends; that class would bind itself to the default client."""
         wrapped = [to_serialize(arg) for arg in args]
         return {"function": method, "actor": self.key, "args": wrapped, "kwargs": {}}
+
+
+async def _known(call: Awaitable[Any]) -> Any:
+    try:
+        return await call
+    except KeyError as error:  # Dask looks the actor up before it catches anything
+        raise ServerLostError(f"The worker does not hold the parameter server any more: {error}") from error
 
 
 def _result(reply: dict[str, Any]) -> Any:

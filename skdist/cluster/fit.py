@@ -7,12 +7,13 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import dask
 import numpy as np
 from distributed import Client, KilledWorker
+from distributed.client import FutureCancelledError
 
 from skdist.cluster import tasks
 from skdist.cluster.actor import ServerActor, ServerRef
@@ -20,8 +21,8 @@ from skdist.cluster.partitions import Partitions
 from skdist.cluster.plugin import LearnerPlugin
 from skdist.cluster.source import Source, delayed_call
 from skdist.control.dispatch import Dispatcher
-from skdist.exceptions import NoWorkersError, ServerLostError, VisitFailedError
-from skdist.fitting import FitResult, FitSettings, Progress, visit_records
+from skdist.exceptions import DataLostError, NoWorkersError, ServerLostError, VisitFailedError
+from skdist.fitting import FitResult, FitSettings, Progress, lost_records, visit_records
 from skdist.history import History
 from skdist.messages import VisitReport
 
@@ -43,9 +44,6 @@ ANSWER_SECONDS = 30.0
 
 #: The server, if there still is one, gets this long to hear that the fit is over, in seconds.
 ABORT_SECONDS = 2.0
-
-#: Errors of the same visit before the fit gives up.
-MOST_FAILURES = 3
 
 
 def train_on_cluster(client: Client, source: Source, plan: Any, settings: FitSettings) -> FitResult:
@@ -104,7 +102,7 @@ class ClusterFit:
         self._starting: list[asyncio.Future[None]] = []
         self._limit = float(dask.config.get("skdist.worker-timeout", WORKER_TIMEOUT))
         self._flying: dict[asyncio.Task[Any], tuple[int, Any]] = {}
-        self._failures: dict[int, int] = {}
+        self._registered = False
         self._history = History()
         self._progress = Progress(settings.verbose)
 
@@ -112,11 +110,16 @@ class ClusterFit:
         """Train; leave nothing behind, whatever happens."""
         try:
             return await self._run()
+        except FutureCancelledError as error:
+            raise DataLostError(
+                f"Partitions were lost with a worker or cancelled and cannot be made again ({error}). "
+                "Persist the collection again, or pass a lazy one, whose partitions Dask can load again."
+            ) from error
         finally:
             try:
                 await asyncio.wait_for(asyncio.shield(self._clean_up()), CLEANUP_SECONDS)
-            except Exception:
-                logger.warning("The fit could not clean up in time.", exc_info=True)
+            except TimeoutError:
+                logger.warning("The fit could not clean up within %g s.", CLEANUP_SECONDS)
             finally:
                 self.cleaned.set()
 
@@ -214,6 +217,7 @@ class ClusterFit:
             self.name, sizer.window if sizer is not None else 5, self.settings.adapter,
             self.settings.collect,
         )  # fmt: skip
+        self._registered = True  # from now on there may be something to undo
         replies = await self.client.register_plugin(plugin, name=self.name)
         for reply in replies.values():
             if reply["status"] != "OK":
@@ -269,6 +273,7 @@ class ClusterFit:
                 task.cancel()
                 await self.client.cancel([future], force=True)
                 visit = dispatcher.lost(number, offset)
+                self._history.visits.extend(lost_records(visit, worker, offset))
                 logger.info("Visit %d is repeated from row %d of %d.", number, offset, visit.rows)
 
     def _submit(self, name: str, order: Any) -> None:
@@ -277,8 +282,10 @@ class ClusterFit:
         # Pinned: the dispatcher balances the work, not Dask's stealing, and `_look` takes visits off workers
         # that leave.
         if any(dask.is_dask_collection(block) for block in blocks):
-            work = delayed_call(tasks.visit, key, order, self._server, self.name, *blocks)
-            future = self.client.compute(work, optimize_graph=False, workers=[name])
+            # The annotation pins the visit alone, not what it loads: that may be needed elsewhere.
+            with dask.annotate(workers=[name]):
+                work = delayed_call(tasks.visit, key, order, self._server, self.name, *blocks)
+            future = self.client.compute(work, optimize_graph=False)
         else:
             future = self.client.submit(
                 tasks.visit, order, self._server, self.name, *blocks, key=key, pure=False, workers=[name]
@@ -289,7 +296,6 @@ class ClusterFit:
         try:
             report: VisitReport = task.result()
         except KilledWorker as error:
-            self._failures[number] = self._failures.get(number, 0) + 1
             raise VisitFailedError(
                 f"Visit {number} was tried on several workers and each died: {error}. "
                 "See the logs of the workers; too little memory is the usual cause."
@@ -313,23 +319,33 @@ class ClusterFit:
             logger.debug("The server could not be told to stop.", exc_info=True)
 
     async def _clean_up(self) -> None:
-        """Stop what is under way and free every key, the actor and the plugin."""
+        """Stop what is under way and free every key, the actor and the plugin, whatever fails of it."""
         if self._starting:
             await asyncio.wait(self._starting, timeout=CLEANUP_SECONDS / 2)
         flying = [future for _, future in self._flying.values()]
         for task in self._flying:
             task.cancel()
-        if flying:
-            if self._server is not None:
-                await self._abort(self._server)
-            await self.client.cancel(flying, force=True)
         self._flying.clear()
-        self._partitions.release()
+        if flying and self._server is not None:
+            await self._abort(self._server)
+        steps: list[Callable[[], Awaitable[Any] | None]] = [
+            *(future.release for future in flying),
+            self._partitions.release,
+        ]
+        if flying:
+            steps.insert(0, lambda: self.client.cancel(flying, force=True))
         if self._server_future is not None:
-            self._server_future.release()
-        self._server = self._server_future = None
-        if self.client.scheduler is not None:  # else the client was closed
-            await self.client.unregister_worker_plugin(self.name)
+            steps.append(self._server_future.release)
+        if self._registered:
+            steps.append(lambda: self.client.unregister_worker_plugin(self.name))
+        for step in steps:
+            try:
+                waiting = step()
+                if waiting is not None:
+                    await waiting
+            except Exception:
+                # A cluster or a client that is gone has forgotten us already.
+                logger.debug("A step of the clean-up failed.", exc_info=True)
 
 
 async def _outcome(future: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from distributed import WorkerPlugin
 
+from skdist.cluster.actor import ServerRef
 from skdist.control.staleness import StalenessWindow
 from skdist.control.windows import LatencyWindow
 from skdist.learner import Learner
@@ -47,8 +48,9 @@ class LearnerPlugin(WorkerPlugin):
         """Start to sample, and fill the window with a few quick heartbeats."""
         self.worker = worker
         self.latencies = LatencyWindow(self._size)
-        self.model: Any = None
-        self.lock = threading.Lock()
+        self._model: Any = None
+        self._model_lock = threading.Lock()
+        self._lock = threading.Lock()
         self._idle: list[Learner] = []
         self._made = 0
         self._total = worker.digests_total["latency"]
@@ -67,17 +69,27 @@ class LearnerPlugin(WorkerPlugin):
         total = worker.digests_total["latency"]
         grown, self._total = total - self._total, total
         if grown > 0:
-            interval = worker.periodic_callbacks["heartbeat"].callback_time / 1000
-            self.latencies.observe(grown, time.monotonic(), interval)
+            self.latencies.observe(grown, time.monotonic(), self._interval())
         return float(grown)
 
     def link(self) -> Link:
-        """Return what is known of the link to the scheduler."""
-        return Link(tuple(self.latencies))
+        """Return what is known of the link to the scheduler, heartbeats that are overdue included."""
+        return Link(self.latencies.until(time.monotonic(), self._interval()))
+
+    def _interval(self) -> float:
+        """Return the seconds between heartbeats."""
+        return float(self.worker.periodic_callbacks["heartbeat"].callback_time) / 1000
+
+    def model_of(self, ref: ServerRef) -> Any:
+        """Return the model and the classes of the fit; the server is asked once."""
+        with self._model_lock:
+            if self._model is None:
+                self._model = ref.call(self.worker, "model")
+            return self._model
 
     def take_learner(self) -> Learner:
         """Return a learner that no other visit on this worker uses."""
-        with self.lock:
+        with self._lock:
             if self._idle:
                 return self._idle.pop()
             self._made += 1
@@ -86,5 +98,5 @@ class LearnerPlugin(WorkerPlugin):
 
     def return_learner(self, learner: Learner) -> None:
         """Make a learner free for the next visit."""
-        with self.lock:
+        with self._lock:
             self._idle.append(learner)

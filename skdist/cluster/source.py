@@ -9,6 +9,7 @@ from typing import Any
 
 import dask
 import numpy as np
+from dask.delayed import Delayed
 
 from skdist.models.partition import frame_to_numpy
 
@@ -86,12 +87,15 @@ def collection_source(X: Any, y: Any, sample_weight: Any) -> tuple[Source, np.nd
         if values is None and name == "y":
             raise ValueError("y must not be None: a classifier needs labels.")
         columns.append([None] * len(columns[0]) if values is None else _blocks(name, values, X))
-    size = np.nan if frame else float(X.nbytes)
+    # Dask does not know how much of a sparse array is stored.
+    size = float(X.nbytes) if not frame and isinstance(X._meta, np.ndarray) else np.nan
     return Source(list(zip(*columns, strict=True)), lazy=True, nbytes=size), names
 
 
 def _is_table(X: Any) -> bool:
-    return hasattr(X, "__dask_graph__") and (hasattr(X, "columns") or hasattr(X, "chunks"))
+    # A Delayed object seems to have any attribute.
+    is_delayed = isinstance(X, Delayed)
+    return hasattr(X, "__dask_graph__") and not is_delayed and (hasattr(X, "columns") or hasattr(X, "chunks"))
 
 
 def _lengths(values: Any) -> tuple[float, ...] | None:

@@ -66,8 +66,12 @@ def visit(order: Visit, ref: ServerRef, plugin_name: str, *partitions: Partition
         answer = ref.call(worker, "join", Join(order, attempt, learner.name, learner.worker, plugin.link()))
         last_epoch = answer.last_epoch
         offset = answer.offset
-        if answer.accepted:
-            offset, last_epoch = _run(order, ref, worker, plugin, learner, attempt, answer, partitions)
+        try:
+            if answer.accepted:
+                offset, last_epoch = _run(order, ref, worker, plugin, learner, attempt, answer, partitions)
+        except BaseException:
+            ref.post(worker, "leave", order.number, attempt)  # not waited for: the error matters more
+            raise
         number = ref.call(worker, "leave", order.number, attempt)
     finally:
         plugin.return_learner(learner)
@@ -78,7 +82,6 @@ def visit(order: Visit, ref: ServerRef, plugin_name: str, *partitions: Partition
         attempt=number,
         started=started,
         seconds=time.perf_counter() - began,
-        seconds_per_row=learner.seconds_per_row,
         last_epoch=last_epoch,
     )
 
@@ -88,10 +91,7 @@ def _run(
     answer: Answer, partitions: Sequence[Partition],
 ) -> tuple[int, int]:  # fmt: skip
     """Feed the visit loop with the server's answers; return its rows and the last epoch known."""
-    with plugin.lock:
-        if plugin.model is None:
-            plugin.model = ref.call(worker, "model")
-    model, classes = plugin.model
+    model, classes = plugin.model_of(ref)
     blocks = {}
     for segment, partition in zip(order.segments, partitions, strict=True):
         rows = as_rows(partition.X, model.dtype, model.sparse)
@@ -99,7 +99,7 @@ def _run(
         blocks[segment.partition] = replace(partition.globally(classes), X=rows, weights=weights)
     local = ref.is_local(worker)
     loop = run_visit(order, blocks, model, learner, attempt, answer, overlap=not local)
-    posted: Future[Answer] | None = None
+    exchange: Exchange | None = None
     reply: Answer | None = None
     last_epoch = answer.last_epoch
     while True:
@@ -107,14 +107,44 @@ def _run(
             request = loop.send(reply)
         except StopIteration as end:
             return end.value, last_epoch
+        reply = None
         if isinstance(request, Update):
             if local:
                 reply = ref.call(worker, "push", request)
             else:
-                posted, reply = ref.post(worker, "push", request), None
-        elif posted is not None and (request.must_wait or posted.done()):
-            reply, posted = ref.wait(posted), None
-        else:
-            reply = None
+                exchange = Exchange(ref, ref.post(worker, "push", request))
+        elif exchange is not None and (request.must_wait or exchange.done()):
+            reply, learner.seconds_exchange = exchange.result()
+            exchange = None
         if reply is not None:
             last_epoch = reply.last_epoch
+
+
+class Exchange:
+    """An update on its way to the server and back, and how long that took.
+
+    Parameters
+    ----------
+    ref : ServerRef
+        The server.
+    future : Future
+        Of the answer.
+    """
+
+    def __init__(self, ref: ServerRef, future: Future[Answer]) -> None:
+        self._ref, self._future = ref, future
+        self._posted = self._answered = time.perf_counter()
+        future.add_done_callback(self._stop)
+
+    def _stop(self, _: Future[Answer]) -> None:
+        # When it came, not when a learner that is training looks for it.
+        self._answered = time.perf_counter()
+
+    def done(self) -> bool:
+        """Whether the answer is there."""
+        return self._future.done()
+
+    def result(self) -> tuple[Answer, float]:
+        """Return the answer and the seconds of the exchange, waiting for it if need be."""
+        answer = self._ref.wait(self._future)
+        return answer, max(self._answered - self._posted, 0.0)

@@ -63,7 +63,7 @@ class Dispatcher:
         seed: int = 0,
         shuffle: bool = True,
         seconds_per_row: float = 1e-7,
-        budget_seconds: float = 5.0,
+        budget_seconds: float = 2.0,
         step: int = 1,
         queue: int = 1,
     ) -> None:
@@ -104,8 +104,9 @@ class Dispatcher:
         visit, worker = self.in_flight.pop(report.visit.number)
         self._land(visit, worker)
         self.last_epoch = min(self.last_epoch, report.last_epoch)
-        if report.seconds_per_row > 0:
-            self._seconds_per_row = 0.5 * (self._seconds_per_row + report.seconds_per_row)
+        if report.offset:
+            # Exchanges included: a visit whose link is slow must be short too.
+            self._seconds_per_row = 0.5 * (self._seconds_per_row + report.seconds / report.offset)
         self._put_back(visit.epoch, visit.split(report.offset)[1])
 
     def lost(self, number: int, offset: int = 0) -> Visit:
@@ -125,7 +126,7 @@ class Dispatcher:
             while progress:
                 progress = False
                 for name, worker in self._workers.items():
-                    if len(worker.flying) >= (1 if helping else worker.slots + queue):
+                    if len(worker.flying) >= worker.slots + queue:
                         continue
                     visit = self._help(worker) if helping else self._next_visit(name, worker)
                     if visit is not None:

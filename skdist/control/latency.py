@@ -11,9 +11,13 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
-#: The least threshold that ``threshold='auto'`` chooses, in seconds: what lies below is noise of the
-#: event loops, not of the link.
-LEAST_AUTO_THRESHOLD = 1e-3
+#: The least threshold that ``threshold='auto'`` chooses, in seconds: what lies below is noise of busy event
+#: loops, not of the link.
+LEAST_AUTO_THRESHOLD = 5e-3
+
+#: No round is shorter than B0 over this, or than a mini-batch: a link that fails altogether must not end in
+#: rounds that are nothing but exchanges.
+LONGEST_OVER_SHORTEST = 16
 
 
 class LatencyBatchSizer(BaseEstimator):
@@ -32,7 +36,7 @@ class LatencyBatchSizer(BaseEstimator):
     ----------
     threshold : 'auto' or float, default='auto'
         Seconds; a sample strictly below is effective. ``'auto'`` is twice the median of the *other*
-        workers' samples, at least 1 ms: a worker must not raise its own efficiency by being slow.
+        workers' samples, at least 5 ms: a worker must not raise its own efficiency by being slow.
     window : int, default=5
         How many heartbeats are remembered. They come every 0.5 s on small clusters.
     rounding : {'floor', 'ceil'}, default='floor'
@@ -130,8 +134,8 @@ class LatencyBatchSizer(BaseEstimator):
 
 def automatic_standard(
     seconds_per_row: float, seconds_exchange: float, share: int, batch_size: int, doubled: bool
-) -> tuple[int, int]:
-    """Return ``B0`` and the shortest round, in rows, for ``round_size='auto'``.
+) -> int:
+    """Return ``B0`` in rows for ``round_size='auto'``.
 
     A round should train several times as long as an exchange takes, so that exchanges can hide behind
     training, but a learner should exchange several times while it goes over its share of the rows.
@@ -151,4 +155,4 @@ def automatic_standard(
     longest = max(share // 4, shortest)
     wanted = 4 * seconds_exchange / seconds_per_row if seconds_per_row > 0 else shortest
     rows = int(min(max(wanted, shortest), longest))
-    return (2 * rows if doubled else rows), shortest
+    return 2 * rows if doubled else rows

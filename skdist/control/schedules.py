@@ -54,16 +54,18 @@ class AutoRate(BaseEstimator):
     Features are centred and scaled inside the step by their first and second moments, and the step size
     is the inverse of the curvature that the mean squared row norm then bounds::
 
-        eta = scale * min(4, 1.5 / a) / (L * mean_i weight_i * (1 + sum_j scale_j (x_ij - center_j)^2))
+        eta = scale / (L n) * min(1.5 / (a mean(w)), b/16 mean(w) / mean(w^2), 1.5 b / max(w))
+        n = mean_i (1 + sum_j scale_j (x_ij - center_j)^2)
 
-    with ``L`` the curvature of the loss (1/4 for log_loss) and ``a`` the alignment of the features, the share
-    of the norm that may lie in one direction: 1.5 / a keeps the step stable, 4 its noise low. The step stays
-    constant; the model is the running average of the iterates, so no horizon has to be known.
+    with the curvature ``L`` of the loss (1/4 for log_loss), sample weights ``w``, ``b`` rows in a step,
+    and the alignment ``a`` of the features, the share of the norm ``n`` that may lie in one direction. The
+    first bound keeps steps stable, the second their noise low, the third holds for the heaviest row alone.
+    The step stays constant; the model is the running average of the iterates, so no horizon has to be known.
 
     Parameters
     ----------
     scale : float, default=1.0
-        Multiplies the step size. Up to about 1.3 is stable for any data.
+        Multiplies the step size. Up to about 1.3 leaves the bounds of stability.
 
     Notes
     -----
@@ -72,7 +74,7 @@ class AutoRate(BaseEstimator):
 
     Examples
     --------
-    >>> AutoRate(scale=2.0).step_size(curvature=0.25, mean_square_norm=101.0, alignment=1.0)
+    >>> AutoRate(scale=2.0).step_size(curvature=0.25, mean_square_norm=101.0, alignment=1.0, batch_size=64)
     0.118...
     """
 
@@ -81,7 +83,14 @@ class AutoRate(BaseEstimator):
     def __init__(self, scale: float = 1.0) -> None:
         self.scale = scale
 
-    def step_size(self, curvature: float, mean_square_norm: float, alignment: float) -> float:
+    def step_size(
+        self,
+        curvature: float,
+        mean_square_norm: float,
+        alignment: float,
+        batch_size: int,
+        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    ) -> float:
         """Return ``eta``.
 
         Parameters
@@ -89,11 +98,17 @@ class AutoRate(BaseEstimator):
         curvature : float
             Bound of the second derivative of the loss in the raw prediction.
         mean_square_norm : float
-            Weighted mean of the squared norms of the scaled rows, intercept included.
+            Mean of the squared norms of the scaled rows, intercept included.
         alignment : float
             Share of the norm that may lie in one direction, in (0, 1].
+        batch_size : int
+            Rows of a step.
+        weights : tuple of float
+            Mean, mean square and maximum of the sample weights.
         """
-        return self.scale * min(4.0, 1.5 / alignment) / (curvature * mean_square_norm)
+        mean, square, most = weights
+        bounds = 1.5 / (alignment * mean), batch_size / 16 * mean / square, 1.5 * batch_size / most
+        return self.scale * min(bounds) / (curvature * mean_square_norm)
 
 
 def named_schedule(name: str, *, eta0: float, power_t: float, alpha: float, average_from: float) -> Schedule:

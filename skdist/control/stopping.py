@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-#: A check over fewer rows would see more noise than progress.
+#: A check over fewer rows would see little but noise. More would still see some: the mean log-loss of 8,192
+#: rows has a standard error of about 4e-3, that of 62,500 rows 1.6e-3. So a loss that settles within noise
+#: counts as settled.
 LEAST_ROWS_PER_CHECK = 8192
 
 #: Checks per pass where the learning rate allows several.

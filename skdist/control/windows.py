@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -61,11 +62,18 @@ class LatencyWindow(SlidingWindow):
         interval : float
             Seconds between heartbeats.
         """
-        if self._last is not None and interval > 0:
-            gap = now - self._last
-            if gap > 1.5 * interval:
-                missed = min(round(gap / interval) - 1, self._values.maxlen or 1)
-                for _ in range(max(missed, 1)):
-                    self.append(float("inf"))
+        for _ in range(self._missed(now, interval)):
+            self.append(math.inf)
         self._last = now
         self.append(max(latency, 0.0))
+
+    def until(self, now: float, interval: float) -> tuple[float, ...]:
+        """Return the window as of ``now``, oldest first, with heartbeats that are overdue as missed."""
+        overdue = (math.inf,) * self._missed(now, interval)
+        return (*self._values, *overdue)[-(self._values.maxlen or 1) :]
+
+    def _missed(self, now: float, interval: float) -> int:
+        """Return how many heartbeats should have come since the last one, at most the size of the window."""
+        if self._last is None or interval <= 0 or now - self._last <= 1.5 * interval:
+            return 0
+        return min(max(round((now - self._last) / interval) - 1, 1), self._values.maxlen or 1)

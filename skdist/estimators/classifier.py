@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -293,7 +294,12 @@ class DistributedSGDClassifier(ClassifierMixin, SettingsMixin):
         going_on = self.warm_start and hasattr(self, "coef_")
         past = self._past() if going_on else None
         if coef_init is not None or intercept_init is not None:
-            past = Past(coef_init, intercept_init)
+            past = past or Past()
+            past = replace(
+                past,
+                coef=past.coef if coef_init is None else coef_init,
+                intercept=past.intercept if intercept_init is None else intercept_init,
+            )
         return self._train(X, y, sample_weight, past=past, max_iter=self.max_iter, tol=self.tol)
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -419,7 +425,7 @@ class DistributedSGDClassifier(ClassifierMixin, SettingsMixin):
 
             source, names = collection_source(X, y, sample_weight)
             self._check_collection_features(names, X, reset=past is None or classes is None)
-            with choose_client(self.client, X) as client:
+            with choose_client(self.client, X if is_collection(X) else y) as client:
                 assert client is not None
                 result = train_on_cluster(client, source, plan, settings)
         else:
@@ -475,7 +481,7 @@ class DistributedSGDClassifier(ClassifierMixin, SettingsMixin):
                 f"Training stopped after max_iter={self.max_iter} passes before the loss settled. "
                 "Increase max_iter to go on, or set tol=None to make a fixed number of passes.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         return self
 

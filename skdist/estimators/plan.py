@@ -105,7 +105,7 @@ class Plan:
         filled = [summary for summary in summaries if summary.moments.rows]
         if not filled:
             raise ValueError("X is empty: it has 0 rows.")
-        self._check_widths(summaries)
+        self._check_layouts(filled)
         found = find_classes(filled)
         if self.classes is None:
             self.classes = found
@@ -113,9 +113,8 @@ class Plan:
             extra = found[~np.isin(found, self.classes)]
             raise ValueError(f"y contains labels that are not in classes: {extra[:5]!r}.")
         if len(self.classes) < 2:
-            raise ValueError(
-                f"y holds one class only ({self.classes[0]!r}); a classifier needs at least two classes."
-            )
+            only = self.classes.tolist()[0]
+            raise ValueError(f"y holds one class only ({only!r}); a classifier needs at least two classes.")
         e, past = self.estimator, self.past
         training = past.training if past is not None else None
         self.moments = combine([summary.moments for summary in filled])
@@ -148,16 +147,26 @@ class Plan:
             raise ValueError(
                 f"warm_start needs the same classes: {self.classes!r} now, {past.classes!r} before."
             )
-        if training is not None:
-            # partial_fit goes on; a warm start keeps the solution but begins its average and steps anew.
-            if self.known and len(training.state) == (2 if model.averaged else 1):
+        # partial_fit goes on; a warm start keeps the solution but begins its average and steps anew, and so
+        # does whoever changed the coefficients in between.
+        if training is not None and self.known and len(training.state) == (2 if model.averaged else 1):
+            last = training.state[-1]
+            if np.array_equal(past.coef, last[:, :-1]) and np.array_equal(past.intercept, last[:, -1]):
                 return model.pack(training.state.astype(model.dtype)), training.clock
-            past = Past(training.state[-1, :, :-1], training.state[-1, :, -1])
         coef = _shaped("coef_init", past.coef, (model.n_problems, model.n_features))
         intercept = _shaped("intercept_init", past.intercept, (model.n_problems,))
         return model.initial_state(coef, intercept), 0.0
 
-    def _check_widths(self, summaries: Sequence[Summary]) -> None:
+    def _check_layouts(self, summaries: Sequence[Summary]) -> None:
+        kinds = {summary.moments.sparse for summary in summaries}
+        training = self.past.training if self.past is not None and self.known else None
+        if training is not None:
+            kinds.add(training.moments.sparse)
+        if len(kinds) > 1:
+            raise ValueError(
+                "X is sparse in part and dense in part, here or in an earlier call. Give all rows one "
+                "layout, for example with X.map_blocks(scipy.sparse.csr_array) or X.toarray()."
+            )
         widths = [len(summary.moments.mean) for summary in summaries]
         if len(set(widths)) > 1:
             other = next(i for i, width in enumerate(widths) if width != widths[0])
@@ -171,7 +180,8 @@ def _shaped(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     if value is None:
         return None
     array = np.asarray(value, dtype=float)
-    if array.size != np.prod(shape):
+    # A single problem may be given without its axis, and an intercept as a number.
+    if array.shape != shape and not (shape[0] == 1 and array.shape in (shape[1:], (1,))):
         raise ValueError(f"{name} has shape {array.shape}, the problem needs {shape}.")
     return array.reshape(shape)
 

@@ -134,8 +134,20 @@ def _hits(predicted: Any, truth: Any, weights: Any = None) -> np.ndarray:
     truth = np.asarray(truth).ravel()
     if len(predicted) != len(truth):
         raise ValueError(f"X and y have different lengths: {len(predicted)} rows of X, {len(truth)} of y.")
+    predicted = np.asarray(predicted)
+    if _is_text(truth) != _is_text(predicted):
+        raise ValueError(
+            f"Mix of label input types (string and number): the classes are {predicted.dtype}, y is "
+            f"{truth.dtype}. Convert y to the type that the classifier was fitted with."
+        )
     factor = np.ones(len(truth)) if weights is None else np.asarray(weights, dtype=float).ravel()
-    return np.array([float(factor @ (np.asarray(predicted) == truth)), float(factor.sum())])
+    return np.array([float(factor @ (predicted == truth)), float(factor.sum())])
+
+
+def _is_text(labels: np.ndarray) -> bool:
+    if labels.dtype.kind == "O" and len(labels):
+        return isinstance(labels[0], str)
+    return labels.dtype.kind in "US"
 
 
 def check_features(estimator: Any, names: np.ndarray | None, width: int, reset: bool) -> None:

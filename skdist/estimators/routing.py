@@ -36,6 +36,10 @@ def choose_client(client: Client | None, X: Any, nbytes: int = 0) -> AbstractCon
         Size of in-memory data; large data trains on the active client.
     """
     if client is not None:
+        if not hasattr(client, "scheduler_info"):
+            raise TypeError(f"client must be a distributed.Client or None, got {client!r}.")
+        if client.status != "running":
+            raise ValueError(f"client is {client.status}. Connect a new one.")
         if client.asynchronous:
             raise ValueError(
                 "client is asynchronous. fit waits for its result: use a Client(asynchronous=False)."

@@ -15,7 +15,8 @@ units of the raw data: what the intercept owes to the centring is ``-sum_j cente
 
 ``state`` holds the iterate ``state[0]`` and, when ``state`` has two members, its running average
 ``state[1]``, which takes each iterate in with weight ``gamma = (power + 1) / (n + power + 1)`` after ``n``
-earlier ones: later iterates count more where ``power > 0``.
+earlier ones, and at least ``least``: later iterates count more where ``power > 0``, and a weight too small
+for the precision of the numbers would freeze the average.
 
 The dense kernel keeps ``state[m]`` as ``(n_problems, n_features + 1)``, the sparse kernel as
 ``(n_features + 1, n_problems)``: the innermost loop is then contiguous in both. The intercept is the
@@ -46,7 +47,8 @@ def step_size(schedule, eta0, parameter, t):
 @kernel
 def dense_steps(
     X, codes, weights, order, start, stop, batch_size, state, t,
-    loss, positive, alpha, fit_intercept, scale, center, schedule, eta0, parameter, power, average_from,
+    loss, positive, alpha, fit_intercept, scale, center,
+    schedule, eta0, parameter, power, average_from, least,
 ):  # fmt: skip
     """Train on ``order[start:stop]`` of a C-contiguous ``X``."""
     n_features = X.shape[1]
@@ -97,7 +99,7 @@ def dense_steps(
             i += 1
         eta = number(step_size(schedule, eta0, parameter, t) / batch_size)
         decay = number(alpha * size)
-        gamma = number((power + 1) / (max(t - average_from, 0.0) + power + 1))
+        gamma = number(max((power + 1) / (max(t - average_from, 0.0) + power + 1), least))
         for k in range(n_problems):
             u = theta[k]
             g = gradient[k]
@@ -124,7 +126,7 @@ def dense_steps(
 @kernel
 def sparse_steps(
     data, indices, indptr, codes, weights, order, start, stop, batch_size, state, t,
-    loss, positive, alpha, fit_intercept, scale, schedule, eta0, parameter, power, average_from, sweep,
+    loss, positive, alpha, fit_intercept, scale, schedule, eta0, parameter, power, average_from, least, sweep,
 ):  # fmt: skip
     """Train on ``order[start:stop]`` of CSR rows, touching only the coefficients of stored values.
 
@@ -174,8 +176,8 @@ def sparse_steps(
         if (step + 1) % sweep == 0 or first + size == len(order):
             steps = step % sweep + 1
             decay = number(eta * batch_size * alpha * steps)
-            seen = max(t - 1.0 - average_from, 0.0) / steps
-            gamma = number((power + 1) / (seen + power + 1))
+            seen = max(t - steps - average_from, 0.0) / steps
+            gamma = number(max((power + 1) / (seen + power + 1), least * steps))
             averaged = state.shape[0] == 2
             for j in range(n_features + 1):
                 u = theta[j]

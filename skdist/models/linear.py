@@ -154,6 +154,7 @@ class LinearModel:
         schedule = self.schedule
         average_from = schedule.average_from if self.averaged else 0.0
         power = 3.0 if schedule.adaptive else 0.0
+        least = 1000.0 * float(np.finfo(state.dtype).eps)
         codes, weights, X = as_input(partition.codes), as_input(partition.weights), partition.X
         order, scale, center = as_input(order), as_input(self.scale), as_input(self.center)
         positive = 1 if self.n_problems == 1 else 0
@@ -163,14 +164,14 @@ class LinearModel:
                 as_input(X.data), as_input(X.indices), as_input(X.indptr), codes, weights,
                 order, start, stop, self.batch_size, state, float(t),
                 loss, positive, self.alpha, self.fit_intercept, scale,
-                schedule.code, schedule.eta0, schedule.parameter, power, average_from, self.sweep,
+                schedule.code, schedule.eta0, schedule.parameter, power, average_from, least, self.sweep,
             )  # fmt: skip
         else:
             total = dense_steps(
                 as_input(X), codes, weights,
                 order, start, stop, self.batch_size, state, float(t),
                 loss, positive, self.alpha, self.fit_intercept, scale, center,
-                schedule.code, schedule.eta0, schedule.parameter, power, average_from,
+                schedule.code, schedule.eta0, schedule.parameter, power, average_from, least,
             )  # fmt: skip
         if not math.isfinite(total):
             raise DivergedError(

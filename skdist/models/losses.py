@@ -38,8 +38,6 @@ class Loss:
     ----------
     code : int
         The constant the kernels branch on.
-    slope : float
-        ``|dloss/dz|`` far on the wrong side.
     curvature : float
         An upper bound of the second derivative in ``z``; for the hinge, which has none, the
         curvature of its smoothed form (1 on a band as wide as the margin).

@@ -38,6 +38,10 @@ class Moments:
         Whether the rows are sparse; then features are not centred.
     stored : float
         Stored values.
+    heaviest : float
+        Largest sample weight.
+    weight_square : float
+        Sum of the squared sample weights.
     alignment : float
         Estimated share of the scaled rows' mean square norm that lies in one direction, in (0, 1]:
         1 / n_features for independent features, 1 where all say the same. Bounds how large a step may be.
@@ -52,7 +56,9 @@ class Moments:
     present: np.ndarray
     sparse: bool
     stored: float
-    alignment: float = 1.0
+    heaviest: float
+    weight_square: float
+    alignment: float
 
     def preconditioner(self, batch_size: int, centered: bool = True) -> tuple[np.ndarray, np.ndarray, float]:
         """Return ``scale``, ``center`` and the mean squared row norm they lead to.
@@ -73,7 +79,7 @@ class Moments:
         -------
         scale, center : ndarray of shape (n_features,)
         mean_square_norm : float
-            ``mean_i weight_i (1 + sum_j scale_j (x_ij - center_j)^2)``.
+            Weighted mean of ``1 + sum_j scale_j (x_ij - center_j)^2``.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             center = self.mean if centered else np.zeros_like(self.mean)
@@ -89,7 +95,7 @@ class Moments:
         for _ in range(BOUND_ITERATIONS):  # the bound lowers the norm, which lowers the bound
             scale = np.minimum(scale, least * norm)
             norm = 1.0 + float(scale @ deviation) / self.weight
-        return scale, center, norm * self.weight / self.rows
+        return scale, center, norm
 
 
 def measure(X: Any, weights: np.ndarray) -> Moments:
@@ -113,6 +119,7 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
         _dense_sums(as_input(X), pivot, as_input(weights), sums, low, high)
         stored = float(n_rows) * n_features
     weight = float(weights.sum(dtype=np.float64))
+    weighing = float(weights.max(initial=0.0)), float(np.vdot(weights, weights))
     if not (np.isfinite(sums).all() and np.isfinite(weight)):
         values = X.data if sp.issparse(X) else X
         bad = ~np.isfinite(values)
@@ -128,13 +135,13 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
     if sp.issparse(X):
         mean, deviation, present = np.zeros(n_features), sums[1], sums[2]
         aligned = _alignment(X, mean, deviation, present)
-        return Moments(n_rows, weight, mean, deviation, low, high, present, True, stored, aligned)
+        return Moments(n_rows, weight, mean, deviation, low, high, present, True, stored, *weighing, aligned)
     share = sums[0] / weight if weight > 0 else np.zeros(n_features)
     deviation = np.maximum(sums[1] - weight * share**2, 0.0)
     present = np.full(n_features, weight)
     mean = pivot + share
     aligned = _alignment(X, mean, deviation, present)
-    return Moments(n_rows, weight, mean, deviation, low, high, present, False, stored, aligned)
+    return Moments(n_rows, weight, mean, deviation, low, high, present, False, stored, *weighing, aligned)
 
 
 def _alignment(X: Any, mean: np.ndarray, deviation: np.ndarray, present: np.ndarray) -> float:
@@ -177,6 +184,8 @@ def combine(parts: Sequence[Moments]) -> Moments:
         present=np.sum([part.present for part in parts], axis=0),
         sparse=parts[0].sparse,
         stored=sum(part.stored for part in parts),
+        heaviest=max(part.heaviest for part in parts),
+        weight_square=sum(part.weight_square for part in parts),
         alignment=_combined_alignment(parts, deviation),
     )
 

@@ -165,8 +165,14 @@ def encode(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             places = (np.cumsum(seen) - 1).astype(np.int32)
             present = (np.flatnonzero(seen) + low).astype(labels.dtype)
             return present, places[shifted]
-    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        raise ValueError("y contains NaN or infinity.")
+    if labels.dtype.kind == "f":
+        if not np.isfinite(labels).all():
+            raise ValueError("y contains NaN or infinity.")
+        if (labels != np.rint(labels)).any():
+            raise ValueError(
+                "Unknown label type: continuous. y holds numbers with fractions; a classifier needs discrete "
+                "labels. Cut the numbers into classes first."
+            )
     if labels.dtype.kind == "O":
         import pandas as pd
 

@@ -87,11 +87,14 @@ def test_mechanisms_can_be_switched_off(client, persisted):
     assert (rounds.round_size == 600).all()
 
 
-def test_keyboard_interrupt_leaves_nothing(client, persisted, monkeypatch):
+def test_keyboard_interrupt_leaves_nothing(client, persisted):
     import signal
 
     def interrupt_when_training():
+        deadline = time.monotonic() + 30
         while not any("skdist-visit" in key for key in leftovers(client)["keys"]):
+            if time.monotonic() > deadline:
+                break  # the interrupt comes all the same, and the test fails where it looks
             time.sleep(0.01)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 

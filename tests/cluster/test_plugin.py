@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import dask.array as da
 import pytest
+from distributed import Client
 
 from skdist import DistributedSGDClassifier, LatencyBatchSizer
 from skdist.testing import delay_heartbeats, on_servers
@@ -21,32 +23,41 @@ def wait_for(condition, seconds=30.0):
     return value
 
 
-@pytest.fixture
-def delayed_fit(client, persisted):
+@pytest.fixture(scope="module")
+def delayed_fit(cluster, binary):
     """History of a fit in the middle of which one worker's heartbeats come 50 ms late."""
-    slow = min(client.scheduler_info(n_workers=-1)["workers"])
-    clf = DistributedSGDClassifier(
-        "log_loss",
-        max_iter=10_000_000,
-        tol=None,
-        round_size=STANDARD,
-        # A fixed threshold: on a busy machine the links of both workers are noisy.
-        batch_sizer=LatencyBatchSizer(threshold=0.04),
-        random_state=0,
-    )
-    fit = threading.Thread(target=clf.fit, args=persisted)
-    fit.start()
-    try:
-        wait_for(lambda: any(seconds > 1.0 for seconds in on_servers(client, "seconds")))
-        delay_heartbeats(client, slow, 0.05)
-        (began,) = on_servers(client, "seconds")
-        wait_for(lambda: on_servers(client, "seconds")[0] > began + WITHIN_SECONDS)
-    finally:
-        delay_heartbeats(client, slow, 0.0)
-        on_servers(client, "stop")
-        fit.join(60)
-    assert not fit.is_alive()
-    return clf.history_.to_frame("rounds"), slow, began
+    with Client(cluster, set_as_default=False) as client:
+        X, y = binary
+        dX = client.persist(da.from_array(X, chunks=(1_200, -1)))
+        dy = client.persist(da.from_array(y, chunks=1_200))
+        slow = min(client.scheduler_info(n_workers=-1)["workers"])
+        clf = DistributedSGDClassifier(
+            "log_loss",
+            max_iter=10_000_000,
+            tol=None,
+            round_size=STANDARD,
+            # A fixed threshold: on a busy machine the links of both workers are noisy.
+            batch_sizer=LatencyBatchSizer(threshold=0.04),
+            random_state=0,
+            client=client,
+        )
+        with ThreadPoolExecutor(1) as pool:
+            fit = pool.submit(clf.fit, dX, dy)
+
+            def seconds():
+                assert not fit.done(), fit.result()
+                return max(on_servers(client, "seconds"), default=0.0)
+
+            try:
+                wait_for(lambda: seconds() > 1.0)
+                delay_heartbeats(client, slow, 0.05)
+                began = seconds()
+                wait_for(lambda: seconds() > began + WITHIN_SECONDS)
+            finally:
+                delay_heartbeats(client, slow, 0.0)
+                on_servers(client, "stop")
+            fit.result(60)
+        return clf.history_.to_frame("rounds"), slow, began
 
 
 def test_a_link_that_slows_down_shrinks_rounds_and_rate_within_seconds(delayed_fit):
@@ -59,8 +70,8 @@ def test_a_link_that_slows_down_shrinks_rounds_and_rate_within_seconds(delayed_f
     assert late.latency.iloc[-1] > 0.05
     for _, row in late.iterrows():
         formula = math.floor(row.efficiency / (1 + row.efficiency) * STANDARD)
-        # No round is shorter than a mini-batch of 12,000 // 256 rows.
-        assert row.round_size == max(formula, 46)
+        # The formula, but for a link that fails altogether: no round is shorter than a sixteenth of B0.
+        assert row.round_size == max(formula, STANDARD // 16)
     assert late.rate_scale.iloc[-100:].median() < 0.7 * before.rate_scale.iloc[-100:].median()
 
 

@@ -9,9 +9,9 @@ from skdist.control.dispatch import EPOCH_LEAD, Dispatcher
 from skdist.messages import VisitReport
 
 
-def report(visit, worker, offset=None, last_epoch=10**6, seconds_per_row=0.0):
+def report(visit, worker, offset=None, last_epoch=10**6, seconds_per_row=1e-7):
     done = visit.rows if offset is None else offset
-    return VisitReport(visit, worker, done, 1, 0.0, 0.1, seconds_per_row, last_epoch)
+    return VisitReport(visit, worker, done, 1, 0.0, done * seconds_per_row, last_epoch)
 
 
 def rows_of(visit, segments=None):

@@ -48,12 +48,12 @@ def test_workers_with_equal_latencies_have_equal_efficiency(own, workers):
 @given(st.lists(latencies, min_size=1, max_size=10))
 def test_auto_threshold_is_twice_the_median_of_the_others(others):
     finite = [latency for latency in others if math.isfinite(latency)]
-    expected = max(2 * np.median(finite), 1e-3) if finite else math.inf
+    expected = max(2 * np.median(finite), 5e-3) if finite else math.inf
     assert LatencyBatchSizer().limit(others) == expected
 
 
-def test_auto_threshold_is_at_least_a_millisecond():
-    assert LatencyBatchSizer().limit([1e-5, 2e-5]) == LEAST_AUTO_THRESHOLD == 1e-3
+def test_auto_threshold_is_above_the_noise_of_event_loops():
+    assert LatencyBatchSizer().limit([1e-5, 2e-5]) == LEAST_AUTO_THRESHOLD == 5e-3
 
 
 def test_own_latency_does_not_move_the_auto_threshold():
@@ -116,17 +116,16 @@ def test_throughput_without_measurements_is_the_standard():
 
 
 def test_automatic_standard_hides_the_exchange_behind_training():
-    assert automatic_standard(1e-6, 1e-3, 100_000, 64, doubled=False) == (6250, 6250)
-    assert automatic_standard(1e-6, 5e-3, 100_000, 64, doubled=False) == (20_000, 6250)
-    assert automatic_standard(1e-6, 5e-3, 100_000, 64, doubled=True) == (40_000, 6250)
+    assert automatic_standard(1e-6, 1e-3, 100_000, 64, doubled=False) == 6250
+    assert automatic_standard(1e-6, 5e-3, 100_000, 64, doubled=False) == 20_000
+    assert automatic_standard(1e-6, 5e-3, 100_000, 64, doubled=True) == 40_000
 
 
 @settings(deadline=None, max_examples=80)
 @given(st.floats(0, 1e-3), st.floats(0, 10), st.integers(1, 10**7), st.integers(1, 256), st.booleans())
 def test_automatic_standard_leaves_several_exchanges_per_share(seconds, exchange, share, batch, doubled):
-    rows, shortest = automatic_standard(seconds, exchange, share, batch, doubled)
-    assert shortest == max(share // 16, 2 * batch)
-    assert shortest <= rows / (1 + doubled) <= max(share // 4, 2 * batch)
+    rows = automatic_standard(seconds, exchange, share, batch, doubled)
+    assert max(share // 16, 2 * batch) <= rows / (1 + doubled) <= max(share // 4, 2 * batch)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,11 +66,23 @@ def test_unknown_names_are_refused():
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.floats(0.01, 10), st.floats(0.1, 4), st.floats(1, 1e6), st.floats(1e-3, 1))
-def test_auto_rate_is_inverse_to_curvature_and_norm_and_stable(scale, curvature, norm, alignment):
-    step = AutoRate(scale).step_size(curvature, norm, alignment)
-    assert step * curvature * norm == pytest.approx(scale * min(4, 1.5 / alignment))
-    assert step * curvature * norm * alignment < 2 * scale
+@given(
+    scale=st.floats(0.01, 10),
+    curvature=st.floats(0.1, 4),
+    norm=st.floats(1, 1e6),
+    alignment=st.floats(1e-3, 1),
+    batch=st.integers(1, 128),
+    weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=5),
+)
+def test_auto_rate_is_stable_for_all_and_for_one_row(scale, curvature, norm, alignment, batch, weights):
+    mean, most = np.mean(weights), max(weights)
+    data = curvature, norm, alignment, batch, (mean, np.mean(np.square(weights)), most)
+    step = AutoRate(scale).step_size(*data)
+    relative = step * curvature * norm / scale
+    assert relative * alignment * mean < 2
+    assert relative * most / batch < 2
+    assert relative <= batch / 16 / mean * (1 + 1e-9)
+    assert AutoRate(2 * scale).step_size(*data) == pytest.approx(2 * step)
 
 
 def test_auto_rate_needs_a_positive_scale():

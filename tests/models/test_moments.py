@@ -87,7 +87,7 @@ def test_scale_is_bounded_by_the_farthest_value(sparse, n_rows, seed, batch, cen
         reach = np.maximum(reach, 0)
     assert (scale * reach**2 <= batch * (1 + X.shape[1]) * (1 + 1e-9)).all()
     assert (scale > 0).all()
-    direct = np.mean(weights * (1 + ((X - center) ** 2 * scale).sum(axis=1)))
+    direct = np.average(1 + ((X - center) ** 2 * scale).sum(axis=1), weights=weights)
     assert norm == pytest.approx(direct, rel=1e-6)
 
 

@@ -23,7 +23,7 @@ LABELS = {
     "bools": np.array([True, False, True, True, False]),
     "strings": np.array(["cat", "ant", "cat", "bee", "ant"]),
     "objects": np.array(["cat", "ant", "cat", "bee", "ant"], dtype=object),
-    "floats": np.array([0.5, -1.0, 0.5, 2.0, 2.0]),
+    "floats": np.array([3.0, -1.0, 3.0, 2.0, 2.0]),
     "one": np.array([4, 4, 4, 4, 4]),
     "two bools": np.array([True, True]),
 }
@@ -226,3 +226,8 @@ def test_rows_stay_together_only_where_reading_costs():
     assert rows_per_page(np.repeat(large, 2, axis=0)) == MOST_ROWS_PER_PAGE
     assert rows_per_page(np.empty((600, 512))) == 1
     assert rows_per_page(np.empty((CACHE_BYTES // 1024, 256))) == 2
+
+
+def test_numbers_with_fractions_are_no_labels():
+    with pytest.raises(ValueError, match="Unknown label type: continuous"):
+        encode(np.array([0.5, 1.0, 0.5]))
