@@ -5,36 +5,18 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from skdist.control.latency import LONGEST_OVER_SHORTEST, LatencyBatchSizer, automatic_standard
+from skdist.control.latency import LatencyBatchSizer
+from skdist.control.roster import Member, Roster
 from skdist.control.schedules import Schedule
 from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor
-from skdist.control.windows import SlidingWindow, smoothed
 from skdist.history import EpochRecord, RoundRecord
-from skdist.messages import Answer, Join, Link, Update, Visit
-
-#: A learner that was heard of within this time, in seconds, counts as at work between two visits.
-PAUSE_SECONDS = 1.0
-
-
-@dataclass
-class _Member:
-    """What the server knows of a learner; ``solo`` counts the versions that nobody else had a part in."""
-
-    worker: str
-    window: SlidingWindow
-    link: Link = field(default_factory=Link)
-    seconds_per_row: float = 0.0
-    seconds_exchange: float = 0.0
-    solo: int = 0
-    round_size: int = 0
-    at_work: int = 0
-    seen: float = 0.0
+from skdist.messages import Answer, Join, Update, Visit
 
 
 @dataclass
@@ -126,21 +108,17 @@ class ParameterServer:
         self.state = state
         self.version = 0
         self.clock = clock
-        self._n_rows = n_rows
         self._schedule = schedule
         self._adapter = adapter
-        self._sizer = sizer
-        self._round_size = round_size
         self._batch_size = batch_size
         self._monitor = monitor
         self._last_epoch = max_iter - 1
         self._converged = False
         self._newest_epoch = 0
-        self._n_learners = n_learners
         self._collect = collect
         self._now = time_source
         self._began = time_source()
-        self._members: dict[str, _Member] = {}
+        self._roster = Roster(adapter, sizer, round_size, batch_size, n_rows, n_learners)
         self._attempts: dict[int, _Attempt] = {}
         self._retired: set[int] = set()
         self._pending: list[tuple[Update, np.ndarray, float, str]] = []
@@ -157,11 +135,7 @@ class ParameterServer:
             ``offset`` says where to start; not accepted where the fit ends before this epoch.
         """
         with self._lock:
-            member = self._members.get(join.learner)
-            if member is None:
-                size = self._adapter.window if self._adapter else 1
-                member = self._members[join.learner] = _Member(join.worker, SlidingWindow(size))
-            member.link, member.seen = join.link, self._now()
+            member = self._roster.enlist(join.learner, join.worker, join.link, self._now())
             number, epoch = join.visit.number, join.visit.epoch
             attempt = self._attempts.setdefault(number, _Attempt(join.visit, "", join.learner))
             if epoch > self._last_epoch or number in self._retired:
@@ -169,10 +143,10 @@ class ParameterServer:
             if attempt.name == join.attempt and attempt.answer is not None:
                 return attempt.answer
             if attempt.name:
-                self._members[attempt.learner].at_work -= 1
+                self._roster[attempt.learner].visits -= 1
             attempt.name, attempt.learner, attempt.last = join.attempt, join.learner, (-1, -1)
             attempt.started += 1
-            member.at_work += 1
+            member.visits += 1
             self._newest_epoch = max(self._newest_epoch, epoch)
             return self._answer(attempt, member, math.nan)
 
@@ -192,11 +166,10 @@ class ParameterServer:
                 return attempt.answer
             if update.start != attempt.offset:
                 return self._refuse(attempt)
-            member = self._members[attempt.learner]
             attempt.last, attempt.offset = (update.start, update.stop), update.stop
-            member.link, member.seen = update.link, self._now()
-            member.seconds_per_row = update.seconds_per_row
-            member.seconds_exchange = smoothed(member.seconds_exchange, update.seconds_exchange)
+            member = self._roster.heard(
+                attempt.learner, update.link, update.seconds_per_row, update.seconds_exchange, self._now()
+            )
             staleness = float(max(self.version - member.solo - update.base, 0))
             scale = self._guarded(update.rate_scale, staleness)
             self._pending.append((update, attempt.answer.state, scale, attempt.learner))
@@ -204,7 +177,7 @@ class ParameterServer:
                 self._apply()
             self._record(update, attempt, member, staleness, scale)
             # The staleness of an update becomes part of the window only for the rounds after it.
-            member.window.append(staleness)
+            member.staleness.append(staleness)
             return self._answer(attempt, member, staleness)
 
     def retire(self, visit: int) -> int:
@@ -218,7 +191,7 @@ class ParameterServer:
             if attempt is None:
                 return 0
             if attempt.name:
-                self._members[attempt.learner].at_work -= 1
+                self._roster[attempt.learner].visits -= 1
                 attempt.name, attempt.answer = "", None
             return attempt.offset
 
@@ -229,7 +202,7 @@ class ParameterServer:
             if known is None:
                 return 1
             if known.name == attempt:
-                self._members[known.learner].at_work -= 1
+                self._roster[known.learner].visits -= 1
                 known.name, known.answer = "", None
             return max(known.started, 1)
 
@@ -284,7 +257,7 @@ class ParameterServer:
         if self._adapter is None or not self._adapter.guard:
             return scale
         decay = self._schedule.decay(self.clock)
-        return min(scale, self._adapter.rate_scale(staleness, self._reference(), decay))
+        return min(scale, self._adapter.rate_scale(staleness, self._roster.reference(), decay))
 
     def _apply(self) -> None:
         """Make one version of the pending updates: their mean.
@@ -304,12 +277,12 @@ class ParameterServer:
             self.state = self.state + np.asarray(change, self.state.dtype)
         authors = {learner for *_, learner in pending}
         if len(authors) == 1:
-            self._members[authors.pop()].solo += 1
+            self._roster[authors.pop()].solo += 1
         self.version += 1
         self.clock += sum(share * scale * update.steps for update, _, scale, _ in pending)
 
     def _record(
-        self, update: Update, attempt: _Attempt, member: _Member, staleness: float, scale: float
+        self, update: Update, attempt: _Attempt, member: Member, staleness: float, scale: float
     ) -> None:
         rows, now = update.stop - update.start, self._now() - self._began
         number = attempt.visit.epoch
@@ -343,14 +316,8 @@ class ParameterServer:
             # Epochs under way are finished: every row counts equally often.
             self._converged, self._last_epoch = True, self._newest_epoch
 
-    def _reference(self) -> float:
-        if self._adapter is None or self._adapter.reference != "mean":
-            return 0.0 if self._adapter is None else self._adapter.reference_staleness(0.0)
-        values = [value for member in self._members.values() for value in member.window]
-        return self._adapter.reference_staleness(float(np.mean(values)) if values else 0.0)
-
-    def _answer(self, attempt: _Attempt, member: _Member, staleness: float) -> Answer:
-        member.round_size, efficiency = self._sizing(attempt.learner, member)
+    def _answer(self, attempt: _Attempt, member: Member, staleness: float) -> Answer:
+        round_size, efficiency = self._roster.next_round(attempt.learner)
         attempt.answer = Answer(
             accepted=True,
             state=self.state,
@@ -359,10 +326,10 @@ class ParameterServer:
             foreign=self.version - member.solo,
             clock=self.clock,
             staleness=staleness,
-            round_size=member.round_size,
+            round_size=round_size,
             efficiency=efficiency,
-            peers=sum(self._rates(attempt.learner)),
-            reference=self._reference(),
+            peers=self._roster.peers(attempt.learner, self._now()),
+            reference=self._roster.reference(),
             last_epoch=self._last_epoch,
         )
         return attempt.answer
@@ -373,48 +340,3 @@ class ParameterServer:
             clock=self.clock, staleness=math.nan, round_size=self._batch_size, efficiency=1.0, peers=0.0,
             reference=0.0, last_epoch=self._last_epoch,
         )  # fmt: skip
-
-    def _rates(self, learner: str) -> Iterable[float]:
-        """Yield ``1 / T_j``, in rounds per second, of the other learners at work.
-
-        One that is between two visits is about to go on; one that has been away for longer is not.
-        """
-        now = self._now()
-        for name, other in self._members.items():
-            if name == learner or other.seconds_per_row <= 0:
-                continue
-            seconds = other.round_size * other.seconds_per_row + 2 * other.link.median
-            if other.at_work > 0 or now - other.seen < max(PAUSE_SECONDS, 2 * seconds):
-                yield 1 / seconds
-
-    def _sizing(self, learner: str, member: _Member) -> tuple[int, float]:
-        """Return the size of the learner's next round and the efficiency it comes from."""
-        sizer = self._sizer
-        standard = self._standard()
-        shortest = max(standard // LONGEST_OVER_SHORTEST, self._batch_size)
-        efficiency, size = 1.0, standard
-        if sizer is not None:
-            links = {m.worker: m.link for m in self._members.values() if m.worker != member.worker}
-            others = [latency for link in links.values() for latency in link.latencies]
-            efficiency = sizer.efficiency(member.link.latencies, others)
-            if sizer.rule == "efficiency":
-                size = sizer.size(efficiency, standard)
-            else:
-                known = [m.seconds_per_row for m in self._members.values() if m.seconds_per_row > 0]
-                mean = float(np.mean(known)) if known else 0.0
-                size = sizer.balanced_size(standard, member.seconds_per_row, mean, member.round_size)
-        return min(max(size, shortest), max(self._n_rows, self._batch_size)), efficiency
-
-    def _standard(self) -> int:
-        """Return ``B0`` in rows, one for all: from the slowest exchange and the mean training time."""
-        if not isinstance(self._round_size, str):
-            return self._round_size
-        members = self._members.values()
-        speeds = [member.seconds_per_row for member in members if member.seconds_per_row > 0]
-        return automatic_standard(
-            sum(speeds) / len(speeds) if speeds else 0.0,
-            max((member.seconds_exchange for member in members), default=0.0),
-            self._n_rows // max(self._n_learners, len(self._members)),
-            self._batch_size,
-            doubled=self._sizer is not None and self._sizer.rule == "efficiency",
-        )

@@ -10,7 +10,8 @@ import pytest
 from distributed import Client, LocalCluster, wait
 
 from skdist import DistributedSGDClassifier
-from skdist.exceptions import ServerLostError
+from skdist.cluster import partitions
+from skdist.exceptions import DataLostError, ServerLostError
 from skdist.testing import leftovers, on_servers
 from tests.cluster.conftest import assert_clean
 
@@ -80,8 +81,30 @@ def test_a_killed_worker_costs_no_row_and_no_row_twice(trio, binary):
     outcome, victim = train_and_kill(client, dX, dy, holds_server=False)
     clf = outcome["clf"]
     assert clf.history_.to_frame("epochs").rows.tolist() == [12_000] * clf.n_iter_
+    assert clf.history_.to_frame("visits").rows.sum() == 12_000 * clf.n_iter_
     assert victim in set(clf.history_.to_frame("rounds").worker)
     assert clf.score(*binary) > 0.85
+    assert_clean(client)
+
+
+def test_data_that_is_lost_for_good_is_a_clear_error(trio):
+    client, dX, dy = trio
+    client.restart()  # cancels what was persisted
+    clf = DistributedSGDClassifier("log_loss", client=client)
+    with pytest.raises(DataLostError, match="Persist the collection again, or pass a lazy one"):
+        clf.fit(dX, dy)
+    assert_clean(client)
+
+
+def test_a_killed_worker_costs_no_row_where_partitions_are_streamed(trio, binary, monkeypatch):
+    monkeypatch.setattr(partitions, "HELD_SHARE", 0.0)
+    client, _, _ = trio
+    X, y = binary
+    dX, dy = da.from_array(X, chunks=(1_000, -1)), da.from_array(y, chunks=1_000)
+    outcome, _ = train_and_kill(client, dX, dy, holds_server=False)
+    clf = outcome["clf"]
+    assert clf.history_.to_frame("epochs").rows.tolist() == [12_000] * clf.n_iter_
+    assert clf.history_.to_frame("visits").rows.sum() == 12_000 * clf.n_iter_
     assert_clean(client)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dask
 import dask.array as da
 import dask.dataframe as dd
 import numpy as np
@@ -94,6 +95,12 @@ class TestInputs:
         X, y = binary
         assert make().fit(da.from_array(X, chunks=(3_000, -1)), y).score(X, y) > 0.8
 
+    def test_rows_in_memory_beside_labels_on_the_cluster(self, client, binary):
+        X, y = binary
+        clf = make().fit(X, da.from_array(y, chunks=3_000))
+        assert clf.history_.to_frame("rounds").worker.str.startswith("tcp://").all()
+        assert clf.score(X, y) > 0.8
+
     def test_small_integers(self, client, binary):
         X, y = binary
         coarse = np.round(X * 20).astype(np.int8)
@@ -132,6 +139,11 @@ class TestPrediction:
     def test_labels_of_another_dtype_score(self, client, persisted):
         clf = make().fit(*persisted)
         assert clf.score(persisted[0], persisted[1].astype(float)) == clf.score(*persisted)
+
+    def test_labels_that_cannot_be_compared_are_an_error(self, client, persisted):
+        clf = make().fit(*persisted)
+        with pytest.raises(ValueError, match="Mix of label input types"):
+            clf.score(persisted[0], persisted[1].astype(str))
 
 
 class TestBadInput:
@@ -197,6 +209,22 @@ class TestBadInput:
         X, y = binary
         frame = pd.DataFrame(X).assign(word="a")
         self.refused("word.*do not hold numbers", dd.from_pandas(frame, npartitions=2), y)
+
+    def test_labels_with_fractions(self, binary):
+        X, y = (da.from_array(v, chunks=(3_000, -1)[: v.ndim]) for v in binary)
+        self.refused("Partition 0: Unknown label type: continuous", X, y + X[:, 0])
+
+    def test_partitions_of_two_layouts(self, binary):
+        X, y = binary
+        both = da.concatenate([da.from_array(X[:6_000], chunks=(3_000, -1)), csr_chunks(X[6_000:], 3_000)])
+        self.refused("sparse in part and dense in part", both, da.from_array(y, chunks=3_000))
+
+    def test_collections_that_are_no_tables(self, binary):
+        self.refused("must be a dask Array or a dask DataFrame", dask.delayed(binary[0]), binary[1])
+
+    def test_what_is_no_client(self, binary):
+        with pytest.raises(TypeError, match=r"must be a distributed\.Client or None, got 'here'"):
+            make(client="here").fit(*binary)
 
     def test_one_dimension(self, binary):
         X, y = (da.from_array(v, chunks=(3_000, -1)[: v.ndim]) for v in binary)

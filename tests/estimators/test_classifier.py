@@ -1,5 +1,6 @@
 import pickle
 import warnings
+from dataclasses import replace
 
 import cloudpickle
 import numpy as np
@@ -526,3 +527,66 @@ def test_score_weights_the_rows():
 def test_verbose_prints_progress(capsys):
     classifier(verbose=1, max_iter=2).fit(X_OK, Y_OK)
     assert "epoch 2: loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("share", "weight"), [(0.01, 100.0), (0.001, 1000.0)])
+def test_heavy_rows_count_but_do_not_upset_the_objective(share, weight):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((20_000, 5))
+    y = (rng.random(len(X)) < 1 / (1 + np.exp(-X @ [1.0, -1.0, 0.5, 0.0, 2.0]))).astype(int)
+    heavy = rng.permutation(len(X))[: int(share * len(X))]
+    weights = np.ones(len(X))
+    weights[heavy], y[heavy] = weight, rng.integers(0, 2, len(heavy))
+
+    def objective(clf):
+        margins = clf.decision_function(X) * (2 * y - 1)
+        return weights @ np.logaddexp(0, -margins) / len(X) + 0.5e-4 * (clf.coef_**2).sum()
+
+    exact = LogisticRegression(C=1 / (1e-4 * len(X)), tol=1e-8, max_iter=1_000).fit(
+        X, y, sample_weight=weights
+    )
+    assert objective(classifier().fit(X, y, sample_weight=weights)) < 1.01 * objective(exact)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 64, 512])
+def test_the_objective_does_not_depend_on_the_batch_size(batch_size):
+    X, y = problem(2, 4_000)
+
+    def objective(clf):
+        margins = clf.decision_function(X) * (2 * y - 1)
+        return np.logaddexp(0, -margins).mean() + 0.5e-2 * (clf.coef_**2).sum()
+
+    exact = LogisticRegression(C=1 / (1e-2 * len(X)), tol=1e-8, max_iter=1_000).fit(X, y)
+    clf = classifier(alpha=1e-2, batch_size=batch_size, max_iter=100, tol=None).fit(X, y)
+    assert objective(clf) < 1.001 * objective(exact)
+
+
+def test_a_coef_init_of_another_shape_is_refused():
+    X, y = problem(3, 300)
+    with pytest.raises(ValueError, match="coef_init has shape"):
+        classifier().fit(X, y, coef_init=np.zeros((X.shape[1], 3)))
+
+
+def test_partial_fit_keeps_the_layout_of_the_first_call():
+    X, y = problem(2, 300)
+    clf = classifier().partial_fit(X, y, classes=[0, 1])
+    with pytest.raises(ValueError, match="sparse in part and dense in part"):
+        clf.partial_fit(sp.csr_array(X), y)
+
+
+def test_partial_fit_goes_on_from_coefficients_that_were_changed():
+    X, y = problem(2, 300)
+    clf = classifier().partial_fit(X, y, classes=[0, 1])
+    clf.coef_ = clf.coef_ + 100.0
+    clf.partial_fit(X[:1], y[:1])
+    assert clf.coef_.min() > 50
+
+
+def test_the_average_still_moves_after_millions_of_steps():
+    X, y = problem(2, 2_000)
+    clf = classifier(batch_size=8).fit(X.astype(np.float32), y)
+    clf._training = replace(clf._training, clock=1e9)
+    before = clf.coef_.copy()
+    for _ in range(3):
+        clf.partial_fit(X.astype(np.float32), 1 - y)
+    assert abs(clf.coef_ - before).max() > 0.01 * abs(before).max()
