@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
 from skdist.estimators import prediction
-from skdist.estimators.plan import Past, Plan, Training, train_in_process
-from skdist.estimators.routing import choose_client, is_collection
-from skdist.estimators.settings import SettingsMixin
-from skdist.fitting import FitResult, FitSettings
+from skdist.estimators.base import DistributedSGDBase
+from skdist.estimators.plan import Past
+from skdist.estimators.routing import is_collection
 from skdist.models.losses import LOSSES
 
 if TYPE_CHECKING:
@@ -31,12 +26,12 @@ if TYPE_CHECKING:
 
 
 def _estimates_probabilities(estimator: DistributedSGDClassifier) -> bool:
-    if not LOSSES[estimator.loss].probabilities:
+    if estimator.loss not in LOSSES or not LOSSES[estimator.loss].probabilities:
         raise AttributeError(f"probability estimates are not available for loss={estimator.loss!r}")
     return True
 
 
-class DistributedSGDClassifier(ClassifierMixin, SettingsMixin):
+class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
     """Linear classifiers trained with stochastic gradient descent on a Dask cluster.
 
     A drop-in for `sklearn.linear_model.SGDClassifier` that trains one model on all workers of a cluster: a
@@ -159,8 +154,8 @@ class DistributedSGDClassifier(ClassifierMixin, SettingsMixin):
     }
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "loss": [StrOptions(set(LOSSES))],
-        "penalty": [StrOptions({"l2"}), None],
+        "loss": [StrOptions(set(LOSSES) | DistributedSGDBase._unavailable["loss"][0])],
+        "penalty": [StrOptions({"l2", "l1", "elasticnet"}), None],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "l1_ratio": [Interval(Real, 0, 1, closed="both"), None],
         "fit_intercept": ["boolean"],
@@ -171,16 +166,19 @@ class DistributedSGDClassifier(ClassifierMixin, SettingsMixin):
         "epsilon": [Interval(Real, 0, None, closed="left")],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
-        "learning_rate": [StrOptions({"auto", "optimal", "constant", "invscaling"}), AutoRate],
+        "learning_rate": [
+            StrOptions({"auto", "optimal", "constant", "invscaling", "adaptive", "pa1", "pa2"}),
+            AutoRate,
+        ],
         "eta0": [Interval(Real, 0, None, closed="neither")],
         "power_t": [Interval(Real, 0, None, closed="left")],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "class_weight": [None],
+        "class_weight": [StrOptions({"balanced"}), dict, None],
         "warm_start": ["boolean"],
         "average": [Interval(Integral, 0, None, closed="neither"), "boolean"],
-        "mode": [StrOptions({"async"})],
+        "mode": [StrOptions({"async", "sync", "ssp"})],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "round_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "rate_adapter": [StrOptions({"auto"}), StalenessWindow, None],
@@ -300,7 +298,8 @@ class DistributedSGDClassifier(ClassifierMixin, SettingsMixin):
                 coef=past.coef if coef_init is None else coef_init,
                 intercept=past.intercept if intercept_init is None else intercept_init,
             )
-        return self._train(X, y, sample_weight, past=past, max_iter=self.max_iter, tol=self.tol)
+        self._train(X, y, sample_weight, past=past, max_iter=self.max_iter, tol=self.tol)
+        return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
@@ -327,7 +326,8 @@ class DistributedSGDClassifier(ClassifierMixin, SettingsMixin):
                 f"classes={np.unique(classes)!r} differs from that of the first call, {self.classes_!r}."
             )
         known = np.unique(np.asarray(self.classes_ if past is not None else classes))
-        return self._train(X, y, sample_weight, past=past, max_iter=1, tol=None, classes=known)
+        self._train(X, y, sample_weight, past=past, max_iter=1, tol=None, classes=known)
+        return self
 
     def decision_function(self, X: Any) -> Any:
         """Return the signed distance to the boundary, times the norm of the coefficients.
@@ -388,105 +388,3 @@ class DistributedSGDClassifier(ClassifierMixin, SettingsMixin):
             return prediction.on_collection(self, method, X)
         rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
         return prediction.on_rows(method, rows, self.coef_, self.intercept_, self.classes_)
-
-    def _train(
-        self,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
-        *,
-        past: Past | None,
-        max_iter: int,
-        tol: float | None,
-        classes: np.ndarray | None = None,
-    ) -> DistributedSGDClassifier:
-        if self.early_stopping:
-            raise ValueError(
-                "early_stopping=True is not available yet; training already stops when the training "
-                "loss improves no more (tol, n_iter_no_change)."
-            )
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        settings = FitSettings(
-            adapter=self._setting("rate_adapter"),
-            sizer=self._setting("batch_sizer"),
-            round_size=self.round_size,
-            collect=self.collect,
-            max_iter=max_iter,
-            tol=tol,
-            n_iter_no_change=self.n_iter_no_change,
-            seed=seed,
-            shuffle=self.shuffle,
-            verbose=self.verbose,
-        )
-        plan = Plan(self, past, classes, seed)
-        if is_collection(X) or is_collection(y):
-            from skdist.cluster.fit import train_on_cluster
-            from skdist.cluster.source import collection_source
-
-            source, names = collection_source(X, y, sample_weight)
-            self._check_collection_features(names, X, reset=past is None or classes is None)
-            with choose_client(self.client, X if is_collection(X) else y) as client:
-                assert client is not None
-                result = train_on_cluster(client, source, plan, settings)
-        else:
-            X, y, sample_weight = self._validated(X, y, sample_weight, reset=past is None or classes is None)
-            size = X.data.nbytes if hasattr(X, "indptr") else X.nbytes
-            with choose_client(self.client, X, size) as client:
-                if client is None:
-                    result = train_in_process(X, y, sample_weight, plan, settings, self.n_jobs)
-                else:
-                    from skdist.cluster.fit import train_on_cluster
-                    from skdist.cluster.source import memory_source
-
-                    source = memory_source(X, y, sample_weight)
-                    result = train_on_cluster(client, source, plan, settings)
-        return self._adopt(plan, result, keep_history=classes is not None and past is not None, tol=tol)
-
-    def _validated(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset,
-            multi_output=True,
-        )  # fmt: skip
-        y = column_or_1d(y, warn=True)
-        check_classification_targets(y)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
-        return X, y, sample_weight
-
-    def _check_collection_features(self, names: np.ndarray | None, X: Any, reset: bool) -> None:
-        prediction.check_features(self, names, int(X.shape[1]), reset=reset)
-
-    def _past(self) -> Past:
-        return Past(self.coef_, self.intercept_, self._training, self.classes_, self.history_)
-
-    def _adopt(
-        self, plan: Plan, result: FitResult, *, keep_history: bool, tol: float | None
-    ) -> DistributedSGDClassifier:
-        model = plan.model
-        assert model is not None
-        assert plan.classes is not None
-        assert plan.moments is not None
-        self.classes_: np.ndarray = plan.classes
-        self.coef_, self.intercept_ = model.coefficients(result.state)
-        self._training = Training(model.unpack(result.state), result.clock, plan.moments)
-        self.n_iter_ = result.n_iter
-        self.t_ = result.clock + 1.0
-        if keep_history and plan.past is not None and plan.past.history is not None:
-            plan.past.history.extend(result.history)
-            self.history_ = plan.past.history
-        else:
-            self.history_ = result.history
-        if tol is not None and not result.converged and result.n_iter >= self.max_iter:
-            warnings.warn(
-                f"Training stopped after max_iter={self.max_iter} passes before the loss settled. "
-                "Increase max_iter to go on, or set tol=None to make a fixed number of passes.",
-                ConvergenceWarning,
-                stacklevel=5,
-            )
-        return self
-
-    def __sklearn_tags__(self) -> Any:
-        """Sparse input is accepted."""
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags

@@ -1,0 +1,138 @@
+"""Training, whatever is estimated: input, where it runs, and what is left behind."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
+
+from skdist.estimators import prediction
+from skdist.estimators.plan import Past, Plan, Training, train_in_process
+from skdist.estimators.routing import choose_client, is_collection
+from skdist.estimators.settings import SettingsMixin
+from skdist.fitting import FitResult, FitSettings
+
+
+class DistributedSGDBase(SettingsMixin):
+    """What all estimators share; parameters and attributes are those of the estimators."""
+
+    #: Values that scikit-learn has and we have not yet, and what to do instead.
+    _unavailable: ClassVar[dict[str, tuple[set[Any], str]]] = {
+        "loss": (
+            {"modified_huber", "squared_hinge", "perceptron", "squared_error", "huber"}
+            | {"epsilon_insensitive", "squared_epsilon_insensitive"},
+            "Use 'hinge' or 'log_loss'.",
+        ),
+        "penalty": ({"l1", "elasticnet"}, "Use 'l2' or None."),
+        "learning_rate": ({"adaptive", "pa1", "pa2"}, "Use 'auto', which needs no tuning."),
+        "early_stopping": ({True}, "Training stops when the training loss settles (tol, n_iter_no_change)."),
+        "mode": ({"sync", "ssp"}, "Use 'async'."),
+    }
+
+    def _refuse_unavailable(self) -> None:
+        for name, (values, advice) in self._unavailable.items():
+            value = getattr(self, name)
+            if isinstance(value, (str, bool)) and value in values:
+                raise ValueError(f"{name}={value!r} is not available yet. {advice}")
+        if self.class_weight is not None:
+            raise ValueError("class_weight is not available yet. Pass sample_weight, which does the same.")
+
+    def _train(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        *,
+        past: Past | None,
+        max_iter: int,
+        tol: float | None,
+        classes: np.ndarray | None = None,
+    ) -> DistributedSGDBase:
+        self._refuse_unavailable()
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        settings = FitSettings(
+            adapter=self._setting("rate_adapter"),
+            sizer=self._setting("batch_sizer"),
+            round_size=self.round_size,
+            collect=self.collect,
+            max_iter=max_iter,
+            tol=tol,
+            n_iter_no_change=self.n_iter_no_change,
+            seed=seed,
+            shuffle=self.shuffle,
+            verbose=self.verbose,
+        )
+        plan = Plan(self, past, classes, seed)
+        if is_collection(X) or is_collection(y):
+            from skdist.cluster.fit import train_on_cluster
+            from skdist.cluster.source import collection_source
+
+            source, names = collection_source(X, y, sample_weight)
+            prediction.check_features(self, names, int(X.shape[1]), reset=past is None or classes is None)
+            with choose_client(self.client, X if is_collection(X) else y) as client:
+                assert client is not None
+                result = train_on_cluster(client, source, plan, settings)
+        else:
+            X, y, sample_weight = self._validated(X, y, sample_weight, reset=past is None or classes is None)
+            size = X.data.nbytes if hasattr(X, "indptr") else X.nbytes
+            with choose_client(self.client, X, size) as client:
+                if client is None:
+                    result = train_in_process(X, y, sample_weight, plan, settings, self.n_jobs)
+                else:
+                    from skdist.cluster.fit import train_on_cluster
+                    from skdist.cluster.source import memory_source
+
+                    source = memory_source(X, y, sample_weight)
+                    result = train_on_cluster(client, source, plan, settings)
+        return self._adopt(plan, result, keep_history=classes is not None and past is not None, tol=tol)
+
+    def _validated(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
+        X, y = validate_data(
+            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset,
+            multi_output=True,
+        )  # fmt: skip
+        y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
+        return X, y, sample_weight
+
+    def _past(self) -> Past:
+        return Past(self.coef_, self.intercept_, self._training, self.classes_, self.history_)
+
+    def _adopt(
+        self, plan: Plan, result: FitResult, *, keep_history: bool, tol: float | None
+    ) -> DistributedSGDBase:
+        model = plan.model
+        assert model is not None
+        assert plan.classes is not None
+        assert plan.moments is not None
+        self.classes_: np.ndarray = plan.classes
+        self.coef_, self.intercept_ = model.coefficients(result.state)
+        self._training = Training(model.unpack(result.state), result.clock, plan.moments)
+        self.n_iter_ = result.n_iter
+        self.t_ = result.clock + 1.0
+        if keep_history and plan.past is not None and plan.past.history is not None:
+            plan.past.history.extend(result.history)
+            self.history_ = plan.past.history
+        else:
+            self.history_ = result.history
+        if tol is not None and not result.converged and result.n_iter >= self.max_iter:
+            warnings.warn(
+                f"Training stopped after max_iter={self.max_iter} passes before the loss settled. "
+                "Increase max_iter to go on, or set tol=None to make a fixed number of passes.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        """Sparse input is accepted."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
