@@ -132,7 +132,12 @@ class ClusterFit:
         summaries = await self._while_there_are_workers(self._partitions.measure(workers, memory))
         for start in self._starting:
             # Not cancelled with us: what was begun is awaited, and then undone.
-            await asyncio.wait_for(asyncio.shield(start), ANSWER_SECONDS)
+            try:
+                await asyncio.wait_for(asyncio.shield(start), ANSWER_SECONDS)
+            except TimeoutError as error:
+                raise ServerLostError(
+                    f"The parameter server or the heartbeat plugin did not start within {ANSWER_SECONDS:g} s."
+                ) from error
         model, state, clock = self.plan.build(summaries)
         rows = [summary.moments.rows for summary in summaries]
         n_learners = sum(workers.values())
@@ -282,9 +287,7 @@ class ClusterFit:
         # Pinned: the dispatcher balances the work, not Dask's stealing, and `_look` takes visits off workers
         # that leave.
         if any(dask.is_dask_collection(block) for block in blocks):
-            # The annotation pins the visit alone, not what it loads: that may be needed elsewhere.
-            with dask.annotate(workers=[name]):
-                work = delayed_call(tasks.visit, key, order, self._server, self.name, *blocks)
+            work = delayed_call(tasks.visit, key, order, self._server, self.name, *blocks, worker=name)
             future = self.client.compute(work, optimize_graph=False)
         else:
             future = self.client.submit(

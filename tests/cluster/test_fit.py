@@ -161,6 +161,7 @@ def test_streamed_partitions_are_not_held(client, binary, monkeypatch):
     dX, dy = da.from_array(X, chunks=(3_000, -1)), da.from_array(y, chunks=3_000)
     clf = make(max_iter=2, tol=None).fit(dX, dy)
     assert clf.history_.to_frame("epochs").rows.tolist() == [len(X)] * 2
+    assert clf.history_.to_frame("visits").worker.nunique() == 2
     assert clf.score(X, y) > 0.8
 
 
