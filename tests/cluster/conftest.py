@@ -26,12 +26,18 @@ def client(cluster):
         assert_clean(client)
 
 
-def assert_clean(client, seconds=10.0):
-    """Fail where keys, actors, plugins or metrics of ours do not go away."""
+def wait_for(condition, seconds=30.0, what="the condition"):
+    """Return the first true value of a condition; fail where it takes too long."""
     deadline = time.monotonic() + seconds
-    while any((left := leftovers(client)).values()):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.02)
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what() if callable(what) else what} after {seconds} s"
+        time.sleep(0.02)  # reason=the one place where tests poll
+    return value
+
+
+def assert_clean(client, seconds=20.0):
+    """Fail where keys, actors, plugins or metrics of ours do not go away."""
+    wait_for(lambda: not any(leftovers(client).values()), seconds, lambda: leftovers(client))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 
 import dask.array as da
 import pytest
@@ -12,8 +11,8 @@ from distributed import Client, LocalCluster, wait
 from skdist import DistributedSGDClassifier
 from skdist.cluster import partitions
 from skdist.exceptions import DataLostError, ServerLostError
-from skdist.testing import leftovers, on_servers
-from tests.cluster.conftest import assert_clean
+from skdist.testing import on_servers
+from tests.cluster.conftest import assert_clean, wait_for
 
 
 @pytest.fixture
@@ -53,23 +52,17 @@ def train_and_kill(client, dX, dy, holds_server):
 
     fit = threading.Thread(target=train)
     fit.start()
-    deadline = time.monotonic() + 60
 
     def progressed(epochs):
+        assert fit.is_alive(), outcome
         found = on_servers(client, "progress")
         return bool(found) and found[0][0] >= epochs
 
-    while not progressed(5):
-        assert fit.is_alive(), outcome
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: progressed(5), 60)
     victim = kill(client, holds_server, pids)
     if not holds_server:
         (state,) = on_servers(client, "progress")
-        while not progressed(state[0] + 20):
-            assert fit.is_alive(), outcome
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(lambda: progressed(state[0] + 20), 60)
         on_servers(client, "stop")
     fit.join(60)
     assert not fit.is_alive()
@@ -112,7 +105,4 @@ def test_a_lost_server_is_a_clear_error(trio):
     client, dX, dy = trio
     outcome, _ = train_and_kill(client, dX, dy, holds_server=True)
     assert isinstance(outcome.get("error"), ServerLostError), outcome
-    deadline = time.monotonic() + 20
-    while any(leftovers(client).values()):
-        assert time.monotonic() < deadline, leftovers(client)
-        time.sleep(0.05)
+    assert_clean(client)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -14,7 +15,7 @@ from sklearn.metrics import log_loss
 from skdist import DistributedSGDClassifier
 from skdist.exceptions import DivergedError, NoWorkersError
 from skdist.testing import leftovers
-from tests.cluster.conftest import assert_clean
+from tests.cluster.conftest import assert_clean, wait_for
 
 
 def make(**parameters):
@@ -91,11 +92,10 @@ def test_keyboard_interrupt_leaves_nothing(client, persisted):
     import signal
 
     def interrupt_when_training():
-        deadline = time.monotonic() + 30
-        while not any("skdist-visit" in key for key in leftovers(client)["keys"]):
-            if time.monotonic() > deadline:
-                break  # the interrupt comes all the same, and the test fails where it looks
-            time.sleep(0.01)
+        with contextlib.suppress(
+            AssertionError
+        ):  # the interrupt comes all the same; the test fails where it looks
+            wait_for(lambda: any("skdist-visit" in key for key in leftovers(client)["keys"]))
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     helper = threading.Thread(target=interrupt_when_training)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import dask.array as da
@@ -10,17 +9,10 @@ from distributed import Client
 
 from skdist import DistributedSGDClassifier, LatencyBatchSizer
 from skdist.testing import delay_heartbeats, on_servers
+from tests.cluster.conftest import wait_for
 
 WITHIN_SECONDS = 3.0
 STANDARD = 4_096
-
-
-def wait_for(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
-    return value
 
 
 @pytest.fixture(scope="module")
