@@ -24,15 +24,25 @@ class FitSettings:
     Attributes
     ----------
     adapter : StalenessWindow or None
+        Method A.
     sizer : LatencyBatchSizer or None
+        Method B.
     round_size : 'auto' or int
+        ``B0`` in rows.
     collect : int
+        Updates that make one version.
     max_iter : int
+        Epochs at most.
     tol : float or None
+        Least improvement of the mean loss between checks; None makes all epochs.
     n_iter_no_change : int
+        Checks without improvement before training ends.
     seed : int
+        Of the order of partitions.
     shuffle : bool
+        Whether that order changes.
     verbose : int
+        Above 0 prints progress.
     """
 
     adapter: StalenessWindow | None
@@ -62,6 +72,7 @@ class FitResult:
     converged : bool
         Whether it stopped because the loss improved no more.
     history : History
+        What happened.
     """
 
     state: np.ndarray

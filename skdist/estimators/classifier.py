@@ -317,6 +317,12 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            Where ``classes`` is missing at the first call, differs from it later, or lacks a label of y, and
+            for bad input as in `fit`.
         """
         past = self._past() if hasattr(self, "coef_") else None
         if past is None and classes is None:
@@ -340,11 +346,19 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         Returns
         -------
         ndarray or lazy dask Array of shape (n_samples,) or (n_samples, n_classes)
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        ValueError
+            Where the number or the names of the features differ from those of the fit, or X holds NaN or
+            infinity (of a collection: when it is computed).
         """
         return self._predict("decision_function", X)
 
     def predict(self, X: Any) -> Any:
-        """Return the most likely label of each row; parameters as in `decision_function`.
+        """Return the most likely label of each row; parameters and errors as in `decision_function`.
 
         Returns
         -------
@@ -377,6 +391,11 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         ----------
         X, y, sample_weight
             As in `fit`.
+
+        Raises
+        ------
+        ValueError
+            Where y is text and the classes are numbers, or the other way round, or X and y are not aligned.
         """
         if is_collection(X) or is_collection(y):
             return prediction.accuracy_on_collections(self, X, y, sample_weight)
