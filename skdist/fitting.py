@@ -14,7 +14,7 @@ from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor, checks_per_epoch
 from skdist.history import History, VisitRecord
 from skdist.messages import Visit, VisitReport
-from skdist.server import ParameterServer
+from skdist.server import Outcome, ParameterServer
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,13 @@ def build_server(
         collect=settings.collect,
         clock=clock,
     )
+
+
+def conclude(outcome: Outcome, history: History, n_iter: int) -> FitResult:
+    """Return the result of a fit: the server's outcome, and its records added to those of the driver."""
+    history.rounds.extend(outcome.rounds)
+    history.epochs.extend(outcome.epochs)
+    return FitResult(outcome.state, outcome.clock, n_iter, outcome.converged, history)
 
 
 def visit_records(report: VisitReport) -> list[VisitRecord]:

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 import numpy as np
 
 from skdist.control.dispatch import Dispatcher
-from skdist.fitting import FitResult, FitSettings, Progress, build_server, visit_records
+from skdist.fitting import FitResult, FitSettings, Progress, build_server, conclude, visit_records
 from skdist.history import History
 from skdist.learner import Learner, run_visit
 from skdist.messages import Join, Update, Visit, VisitReport
@@ -91,7 +91,7 @@ def train_inline(
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     done(future.result())
-    return conclude(server, history, dispatcher.last_epoch + 1)
+    return conclude(server.finish(), history, dispatcher.last_epoch + 1)
 
 
 def visit_inline(
@@ -108,7 +108,7 @@ def visit_inline(
     offset = answer.offset
     if answer.accepted:
         chosen = {segment.partition: partitions[segment.partition] for segment in order.segments}
-        loop = run_visit(order, chosen, model, learner, attempt, answer, overlap=False)
+        loop = run_visit(order, chosen, model, learner, attempt, answer)
         try:
             request = next(loop)
             while True:
@@ -127,11 +127,3 @@ def visit_inline(
         seconds=time.perf_counter() - began,
         last_epoch=answer.last_epoch,
     )
-
-
-def conclude(server: ParameterServer, history: History, n_iter: int) -> FitResult:
-    """Flush the server and add its records to the history."""
-    state, _, clock, rounds, epochs, converged = server.finish()
-    history.rounds.extend(rounds)
-    history.epochs.extend(epochs)
-    return FitResult(state, clock, n_iter, converged, history)

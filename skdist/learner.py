@@ -165,13 +165,12 @@ def run_visit(
     learner: Learner,
     attempt: str,
     answer: Answer,
-    overlap: bool,
 ) -> VisitLoop:
     """Train on the rows of a visit, round by round.
 
-    A generator: it yields each `Update`, and whoever runs it sends the answer back, at once or, where
-    exchanges overlap with training, at a later `POLL`; at an `AWAIT` it must be there. So the same
-    loop runs in a thread, in a Dask task and under a virtual clock.
+    A generator: it yields each `Update`, and whoever runs it sends the answer back: at once or, so that the
+    exchange overlaps with training, at one of the `POLL` requests that follow; at an `AWAIT` it must be
+    there. So the same loop runs in a thread, in a Dask task and under a virtual clock.
 
     Parameters
     ----------
@@ -187,8 +186,6 @@ def run_visit(
         Name of this execution.
     answer : Answer
         To the join.
-    overlap : bool
-        Whether to poll between slices.
 
     Returns
     -------
@@ -222,7 +219,7 @@ def run_visit(
         loss, steps, seconds = 0.0, 0, 0.0
         while rows.offset < goal:
             piece = goal - rows.offset
-            if overlap and sent is not None:
+            if sent is not None:
                 piece = rows.plan(min(piece, -(-(goal - start) // SLICES)))
             before = learner.clock()
             part, made = rows.train(state, piece, t)
@@ -230,7 +227,7 @@ def run_visit(
             learner.trained(piece, spent)
             loss, steps, seconds = loss + part, steps + made, seconds + spent
             t, ahead = t + made, ahead + made
-            if overlap:
+            if sent is not None:
                 reply = yield POLL
                 if reply is not None:
                     merge(reply)

@@ -32,7 +32,8 @@ class Visit:
     Attributes
     ----------
     number : int
-        Unique within a fit. A hand-back gets a new number, a repeat after a fault keeps it.
+        Unique within a fit. Rows that are handed back or taken away go into a visit of a new number; a repeat
+        by Dask keeps it.
     epoch : int
         Counted from 0.
     segments : tuple of Segment

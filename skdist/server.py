@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,6 +43,33 @@ class _Epoch:
     loss: float = 0.0
     began: float = 0.0
     ended: float = 0.0
+
+
+class Outcome(NamedTuple):
+    """What a server has to say at the end.
+
+    Attributes
+    ----------
+    state : ndarray
+        Final parameters.
+    version : int
+        Versions made.
+    clock : float
+        Sequential steps made.
+    rounds : list of RoundRecord
+        All rounds.
+    epochs : list of EpochRecord
+        All epochs.
+    converged : bool
+        Whether the convergence monitor ended the fit.
+    """
+
+    state: np.ndarray
+    version: int
+    clock: float
+    rounds: list[RoundRecord]
+    epochs: list[EpochRecord]
+    converged: bool
 
 
 class ParameterServer:
@@ -155,6 +183,11 @@ class ParameterServer:
 
         An update is accepted once, from the newest execution of its visit, and only if it continues where
         the last one ended; a repeat of the last one is answered again and changes nothing.
+
+        Raises
+        ------
+        ValueError
+            Where nobody joined the visit.
         """
         with self._lock:
             attempt = self._attempts.get(update.visit)
@@ -206,19 +239,8 @@ class ParameterServer:
                 known.name, known.answer = "", None
             return max(known.started, 1)
 
-    def finish(self) -> tuple[np.ndarray, int, float, list[RoundRecord], list[EpochRecord], bool]:
-        """Apply what is pending and return the outcome.
-
-        Returns
-        -------
-        state : ndarray
-        version : int
-        clock : float
-        rounds : list of RoundRecord
-        epochs : list of EpochRecord
-        converged : bool
-            Whether the convergence monitor ended the fit.
-        """
+    def finish(self) -> Outcome:
+        """Apply what is pending and return the outcome."""
         with self._lock:
             if self._pending:
                 self._apply()
@@ -226,7 +248,7 @@ class ParameterServer:
                 EpochRecord(number, e.rows, e.loss / max(e.rows, 1), math.nan, e.ended - e.began)
                 for number, e in sorted(self._epochs.items())
             ]
-            return self.state, self.version, self.clock, self._rounds, epochs, self._converged
+            return Outcome(self.state, self.version, self.clock, self._rounds, epochs, self._converged)
 
     def stop(self) -> None:
         """End the fit after the epochs that are under way."""

@@ -126,7 +126,7 @@ def drive(server, visit, partitions, model, learner, attempt="first", delays=Non
     """
     answer = server.join(Join(visit, attempt, learner.name, learner.worker, learner.link()))
     overlap = delays is not None
-    loop = run_visit(visit, partitions, model, learner, attempt, answer, overlap)
+    loop = run_visit(visit, partitions, model, learner, attempt, answer)
     updates, held, polls = [], None, 0
     try:
         request = next(loop)

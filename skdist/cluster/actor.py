@@ -15,7 +15,7 @@ from distributed.protocol import to_serialize
 from skdist.exceptions import ServerLostError
 from skdist.fitting import FitSettings, build_server
 from skdist.messages import Answer, Join, Update
-from skdist.server import ParameterServer
+from skdist.server import Outcome, ParameterServer
 
 #: An exchange that takes longer has lost its server. Dask lets calls that never reach an actor hang.
 EXCHANGE_SECONDS = 30.0
@@ -66,7 +66,7 @@ class ServerActor:
         """See `ParameterServer.leave`."""
         return self._served().leave(visit, attempt)
 
-    def finish(self) -> Any:
+    def finish(self) -> Outcome:
         """See `ParameterServer.finish`."""
         return self._served().finish()
 

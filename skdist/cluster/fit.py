@@ -21,8 +21,9 @@ from skdist.cluster.partitions import Partitions
 from skdist.cluster.plugin import LearnerPlugin
 from skdist.cluster.source import Source, delayed_call
 from skdist.control.dispatch import Dispatcher
+from skdist.control.latency import LatencyBatchSizer
 from skdist.exceptions import DataLostError, NoWorkersError, ServerLostError, VisitFailedError
-from skdist.fitting import FitResult, FitSettings, Progress, lost_records, visit_records
+from skdist.fitting import FitResult, FitSettings, Progress, conclude, lost_records, visit_records
 from skdist.history import History
 from skdist.messages import VisitReport
 
@@ -92,7 +93,7 @@ class ClusterFit:
     """
 
     def __init__(self, client: Client, source: Source, plan: Any, settings: FitSettings) -> None:
-        self.client, self.source, self.plan, self.settings = client, source, plan, settings
+        self.client, self.plan, self.settings = client, plan, settings
         self.name = f"skdist-{uuid.uuid4().hex[:8]}"
         self.cleaned = threading.Event()
         self._token = self.name.removeprefix("skdist-")
@@ -154,13 +155,10 @@ class ClusterFit:
             step=model.batch_size,
         )
         await self._visit_all(dispatcher, workers)
-        state, _, clock, rounds, epochs, converged = await self._call("finish")
-        if epochs and self.settings.verbose:
-            last = epochs[-1]
+        result = conclude(await self._call("finish"), self._history, dispatcher.last_epoch + 1)
+        for last in result.history.epochs[-1:]:
             self._progress.show(last.epoch, last.loss, last.rows, len(workers))
-        self._history.rounds.extend(rounds)
-        self._history.epochs.extend(epochs)
-        return FitResult(state, clock, dispatcher.last_epoch + 1, converged, self._history)
+        return result
 
     async def _wait_for_workers(self) -> tuple[dict[str, int], float]:
         """Return the threads of each worker and the memory of all, once there is one."""
@@ -217,11 +215,9 @@ class ClusterFit:
         self._server = ServerRef(holders[key][0], key)
 
     async def _register_plugin(self) -> None:
-        sizer = self.settings.sizer
-        plugin = LearnerPlugin(
-            self.name, sizer.window if sizer is not None else 5, self.settings.adapter,
-            self.settings.collect,
-        )  # fmt: skip
+        # Without a sizer the latencies still predict staleness.
+        window = (self.settings.sizer or LatencyBatchSizer()).window
+        plugin = LearnerPlugin(self.name, window, self.settings.adapter, self.settings.collect)
         self._registered = True  # from now on there may be something to undo
         replies = await self.client.register_plugin(plugin, name=self.name)
         for reply in replies.values():

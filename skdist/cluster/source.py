@@ -11,7 +11,7 @@ import dask
 import numpy as np
 from dask.delayed import Delayed
 
-from skdist.models.partition import frame_to_numpy
+from skdist.models.partition import bytes_of, frame_to_numpy
 
 #: In-memory data is sent in slices of at most this size.
 SLICE_BYTES = 32 << 20
@@ -39,7 +39,7 @@ class Source:
 def memory_source(X: Any, y: np.ndarray, sample_weight: np.ndarray | None) -> Source:
     """Return slices of arrays in memory, at least eight so that several workers get some."""
     n_rows = X.shape[0]
-    nbytes = X.data.nbytes + X.indices.nbytes if hasattr(X, "indptr") else X.nbytes
+    nbytes = bytes_of(X)
     count = min(max(8, -(-nbytes // SLICE_BYTES)), n_rows)
     edges = np.linspace(0, n_rows, count + 1).astype(int)
     parts = [

@@ -98,7 +98,7 @@ def _run(
         weights = partition.weights.astype(model.dtype, copy=False)
         blocks[segment.partition] = replace(partition.globally(classes), X=rows, weights=weights)
     local = ref.is_local(worker)
-    loop = run_visit(order, blocks, model, learner, attempt, answer, overlap=not local)
+    loop = run_visit(order, blocks, model, learner, attempt, answer)
     exchange: Exchange | None = None
     reply: Answer | None = None
     last_epoch = answer.last_epoch
@@ -133,7 +133,8 @@ class Exchange:
 
     def __init__(self, ref: ServerRef, future: Future[Answer]) -> None:
         self._ref, self._future = ref, future
-        self._posted = self._answered = time.perf_counter()
+        self._posted = time.perf_counter()
+        self._answered: float | None = None
         future.add_done_callback(self._stop)
 
     def _stop(self, _: Future[Answer]) -> None:
@@ -147,4 +148,6 @@ class Exchange:
     def result(self) -> tuple[Answer, float]:
         """Return the answer and the seconds of the exchange, waiting for it if need be."""
         answer = self._ref.wait(self._future)
-        return answer, max(self._answered - self._posted, 0.0)
+        # Who waits may be woken before the callback has run.
+        answered = self._answered if self._answered is not None else time.perf_counter()
+        return answer, answered - self._posted

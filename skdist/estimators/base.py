@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import warnings
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
+from skdist.control.latency import LatencyBatchSizer
+from skdist.control.schedules import AutoRate
+from skdist.control.staleness import StalenessWindow
 from skdist.estimators import prediction
 from skdist.estimators.plan import Past, Plan, Training, train_in_process
 from skdist.estimators.routing import choose_client, is_collection
 from skdist.estimators.settings import SettingsMixin
 from skdist.fitting import FitResult, FitSettings
+from skdist.models.partition import bytes_of
 
 
 class DistributedSGDBase(SettingsMixin):
@@ -32,6 +38,46 @@ class DistributedSGDBase(SettingsMixin):
         "learning_rate": ({"adaptive", "pa1", "pa2"}, "Use 'auto', which needs no tuning."),
         "early_stopping": ({True}, "Training stops when the training loss settles (tol, n_iter_no_change)."),
         "mode": ({"sync", "ssp"}, "Use 'async'."),
+    }
+
+    _auto_settings: ClassVar[dict[str, Any]] = {
+        "rate_adapter": StalenessWindow,
+        "batch_sizer": LatencyBatchSizer,
+        "learning_rate": AutoRate,
+    }
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "penalty": [StrOptions({"l2"} | _unavailable["penalty"][0]), None],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "l1_ratio": [Interval(Real, 0, 1, closed="both"), None],
+        "fit_intercept": ["boolean"],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left"), None],
+        "shuffle": ["boolean"],
+        "verbose": ["verbose"],
+        "epsilon": [Interval(Real, 0, None, closed="left")],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "learning_rate": [
+            StrOptions({"auto", "optimal", "constant", "invscaling"} | _unavailable["learning_rate"][0]),
+            AutoRate,
+        ],
+        "eta0": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
+        "average": [Interval(Integral, 0, None, closed="neither"), "boolean"],
+        "mode": [StrOptions({"async"} | _unavailable["mode"][0])],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "round_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "rate_adapter": [StrOptions({"auto"}), StalenessWindow, None],
+        "batch_sizer": [StrOptions({"auto"}), LatencyBatchSizer, None],
+        "planner": [StrOptions({"auto"}), None],
+        "aggregator": [StrOptions({"auto"}), None],
+        "collect": [Interval(Integral, 1, None, closed="left")],
+        "client": "no_validation",
     }
 
     def _refuse_unavailable(self) -> None:
@@ -69,26 +115,22 @@ class DistributedSGDBase(SettingsMixin):
         )
         plan = Plan(self, past, classes, seed)
         if is_collection(X) or is_collection(y):
-            from skdist.cluster.fit import train_on_cluster
             from skdist.cluster.source import collection_source
 
             source, names = collection_source(X, y, sample_weight)
             prediction.check_features(self, names, int(X.shape[1]), reset=past is None or classes is None)
             with choose_client(self.client, X if is_collection(X) else y) as client:
-                assert client is not None
-                result = train_on_cluster(client, source, plan, settings)
+                result = _train_on_cluster(client, source, plan, settings)
         else:
             X, y, sample_weight = self._validated(X, y, sample_weight, reset=past is None or classes is None)
-            size = X.data.nbytes if hasattr(X, "indptr") else X.nbytes
-            with choose_client(self.client, X, size) as client:
+            with choose_client(self.client, X, bytes_of(X)) as client:
                 if client is None:
                     result = train_in_process(X, y, sample_weight, plan, settings, self.n_jobs)
                 else:
-                    from skdist.cluster.fit import train_on_cluster
                     from skdist.cluster.source import memory_source
 
                     source = memory_source(X, y, sample_weight)
-                    result = train_on_cluster(client, source, plan, settings)
+                    result = _train_on_cluster(client, source, plan, settings)
         return self._adopt(plan, result, keep_history=classes is not None and past is not None, tol=tol)
 
     def _validated(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
@@ -136,3 +178,9 @@ class DistributedSGDBase(SettingsMixin):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _train_on_cluster(client: Any, source: Any, plan: Plan, settings: FitSettings) -> FitResult:
+    from skdist.cluster.fit import train_on_cluster  # here, as it loads distributed
+
+    return train_on_cluster(client, source, plan, settings)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -147,46 +146,10 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
     array(['left'], dtype='<U5')
     """
 
-    _auto_settings: ClassVar[dict[str, Any]] = {
-        "rate_adapter": StalenessWindow,
-        "batch_sizer": LatencyBatchSizer,
-        "learning_rate": AutoRate,
-    }
-
     _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **DistributedSGDBase._parameter_constraints,
         "loss": [StrOptions(set(LOSSES) | DistributedSGDBase._unavailable["loss"][0])],
-        "penalty": [StrOptions({"l2", "l1", "elasticnet"}), None],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "l1_ratio": [Interval(Real, 0, 1, closed="both"), None],
-        "fit_intercept": ["boolean"],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left"), None],
-        "shuffle": ["boolean"],
-        "verbose": ["verbose"],
-        "epsilon": [Interval(Real, 0, None, closed="left")],
-        "n_jobs": [Integral, None],
-        "random_state": ["random_state"],
-        "learning_rate": [
-            StrOptions({"auto", "optimal", "constant", "invscaling", "adaptive", "pa1", "pa2"}),
-            AutoRate,
-        ],
-        "eta0": [Interval(Real, 0, None, closed="neither")],
-        "power_t": [Interval(Real, 0, None, closed="left")],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "class_weight": [StrOptions({"balanced"}), dict, None],
-        "warm_start": ["boolean"],
-        "average": [Interval(Integral, 0, None, closed="neither"), "boolean"],
-        "mode": [StrOptions({"async", "sync", "ssp"})],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "round_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "rate_adapter": [StrOptions({"auto"}), StalenessWindow, None],
-        "batch_sizer": [StrOptions({"auto"}), LatencyBatchSizer, None],
-        "planner": [StrOptions({"auto"}), None],
-        "aggregator": [StrOptions({"auto"}), None],
-        "collect": [Interval(Integral, 1, None, closed="left")],
-        "client": "no_validation",
     }
 
     def __init__(

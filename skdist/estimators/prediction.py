@@ -81,7 +81,6 @@ def on_collection(estimator: Any, method: str, X: Any) -> Any:
         meta=meta,
         chunks=(X.chunks[0],) if flat else (X.chunks[0], (columns,)),
         drop_axis=[1] if flat else [],
-        name=None,
     )
 
 

@@ -15,6 +15,7 @@ from skdist.models.compile import as_input, kernel
 ALIGNMENT_ROWS = 256
 POWER_ITERATIONS = 12
 
+#: Rounds of bounding scales and norm by one another; the norm only falls, and settles within a few.
 BOUND_ITERATIONS = 10
 
 
@@ -90,10 +91,10 @@ class Moments:
             moving = (variance > noise) if not self.sparse else (variance > 0)
             scale = np.where(moving, 1.0 / np.where(moving, variance, 1.0), 0.0)
             reach = np.maximum(abs(self.high - center), abs(self.low - center))
-            least = np.where(moving, batch_size / np.where(reach > 0, reach, 1.0) ** 2, 0.0)
+            bound = np.where(moving, batch_size / np.where(reach > 0, reach, 1.0) ** 2, 0.0)
         norm = 1.0 + float(scale @ deviation) / self.weight
         for _ in range(BOUND_ITERATIONS):  # the bound lowers the norm, which lowers the bound
-            scale = np.minimum(scale, least * norm)
+            scale = np.minimum(scale, bound * norm)
             norm = 1.0 + float(scale @ deviation) / self.weight
         return scale, center, norm
 
@@ -119,7 +120,6 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
         _dense_sums(as_input(X), pivot, as_input(weights), sums, low, high)
         stored = float(n_rows) * n_features
     weight = float(weights.sum(dtype=np.float64))
-    weighing = float(weights.max(initial=0.0)), float(np.vdot(weights, weights))
     if not (np.isfinite(sums).all() and np.isfinite(weight)):
         values = X.data if sp.issparse(X) else X
         bad = ~np.isfinite(values)
@@ -134,14 +134,24 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
         raise ValueError("The values of X are too large to be squared. Scale them down.")
     if sp.issparse(X):
         mean, deviation, present = np.zeros(n_features), sums[1], sums[2]
-        aligned = _alignment(X, mean, deviation, present)
-        return Moments(n_rows, weight, mean, deviation, low, high, present, True, stored, *weighing, aligned)
-    share = sums[0] / weight if weight > 0 else np.zeros(n_features)
-    deviation = np.maximum(sums[1] - weight * share**2, 0.0)
-    present = np.full(n_features, weight)
-    mean = pivot + share
-    aligned = _alignment(X, mean, deviation, present)
-    return Moments(n_rows, weight, mean, deviation, low, high, present, False, stored, *weighing, aligned)
+    else:
+        share = sums[0] / weight if weight > 0 else np.zeros(n_features)
+        mean, deviation = pivot + share, np.maximum(sums[1] - weight * share**2, 0.0)
+        present = np.full(n_features, weight)
+    return Moments(
+        rows=n_rows,
+        weight=weight,
+        mean=mean,
+        deviation=deviation,
+        low=low,
+        high=high,
+        present=present,
+        sparse=sp.issparse(X),
+        stored=stored,
+        heaviest=float(weights.max(initial=0.0)),
+        weight_square=float(np.vdot(weights, weights)),
+        alignment=_alignment(X, mean, deviation, present),
+    )
 
 
 def _alignment(X: Any, mean: np.ndarray, deviation: np.ndarray, present: np.ndarray) -> float:
@@ -154,9 +164,8 @@ def _alignment(X: Any, mean: np.ndarray, deviation: np.ndarray, present: np.ndar
     rows = X[chosen]
     rows = rows.multiply(factor).tocsr() if sp.issparse(rows) else (rows - mean) * factor
     squares = float(rows.power(2).sum()) if sp.issparse(rows) else float(np.vdot(rows, rows))
-    direction = (
-        np.ones(rows.shape[0]) + np.arange(rows.shape[0]) % 2
-    )  # any that is not likely to be orthogonal
+    # Any start will do that is not likely to be orthogonal to the direction sought.
+    direction = np.ones(rows.shape[0]) + np.arange(rows.shape[0]) % 2
     largest = 0.0
     for _ in range(POWER_ITERATIONS):
         direction = rows @ (rows.T @ direction)

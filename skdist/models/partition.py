@@ -49,9 +49,7 @@ class Partition:
     @property
     def nbytes(self) -> int:
         """Bytes of X."""
-        if sp.issparse(self.X):
-            return int(self.X.data.nbytes + self.X.indices.nbytes + self.X.indptr.nbytes)
-        return int(self.X.nbytes)
+        return bytes_of(self.X)
 
     def __sizeof__(self) -> int:
         # Dask's memory manager asks: what is shared with the user's block is counted there.
@@ -63,6 +61,13 @@ class Partition:
             return self
         places = np.searchsorted(classes, self.labels).astype(np.int32)
         return Partition(self.X, places[self.codes], self.weights, classes, self.owned_bytes)
+
+
+def bytes_of(X: Any) -> int:
+    """Return the bytes that dense or CSR rows take."""
+    if sp.issparse(X):
+        return int(X.data.nbytes + X.indices.nbytes + X.indptr.nbytes)
+    return int(X.nbytes)
 
 
 def convert(X: Any, y: Any, sample_weight: Any = None) -> Partition:
@@ -184,15 +189,10 @@ def encode(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def rows_per_page(X: Any) -> int:
     """Return how many neighbouring rows `row_order` keeps together."""
-    if sp.issparse(X):
-        size = X.data.nbytes + X.indices.nbytes
-        row = size // max(X.shape[0], 1)
-    else:
-        size = X.nbytes
-        row = X.shape[1] * X.itemsize
+    size = bytes_of(X)
     if size <= CACHE_BYTES:
         return 1
-    return int(min(max(PAGE_BYTES // max(row, 1), 1), MOST_ROWS_PER_PAGE))
+    return int(min(max(PAGE_BYTES * X.shape[0] // size, 1), MOST_ROWS_PER_PAGE))
 
 
 def row_order(n_rows: int, page: int, entropy: tuple[int, ...]) -> np.ndarray:
