@@ -17,6 +17,7 @@ from distributed.client import FutureCancelledError
 
 from skdist.cluster import tasks
 from skdist.cluster.actor import ServerActor, ServerRef
+from skdist.cluster.fetch import fetch, settle
 from skdist.cluster.partitions import Partitions
 from skdist.cluster.plugin import LearnerPlugin
 from skdist.cluster.source import Source, delayed_call
@@ -208,7 +209,7 @@ class ClusterFit:
     async def _start_server(self) -> None:
         key = f"skdist-server-{self._token}"
         self._server_future = self.client.submit(ServerActor, actor=True, key=key, pure=False)
-        await self._server_future._state.wait()
+        await settle([self._server_future])
         holders = await self.client.scheduler.who_has(keys=[key])
         if not holders.get(key):
             raise ServerLostError("The parameter server could not be started on any worker.")
@@ -289,7 +290,13 @@ class ClusterFit:
             future = self.client.submit(
                 tasks.visit, order, self._server, self.name, *blocks, key=key, pure=False, workers=[name]
             )
-        self._flying[asyncio.ensure_future(_outcome(future))] = (order.number, future)
+        self._flying[asyncio.ensure_future(self._outcome(future))] = (order.number, future)
+
+    async def _outcome(self, future: Any) -> Any:
+        try:
+            return (await fetch(self.client, [future]))[0]
+        finally:
+            future.release()
 
     def _land(self, dispatcher: Dispatcher, number: int, task: asyncio.Task[Any]) -> None:
         try:
@@ -345,10 +352,3 @@ class ClusterFit:
             except Exception:
                 # A cluster or a client that is gone has forgotten us already.
                 logger.debug("A step of the clean-up failed.", exc_info=True)
-
-
-async def _outcome(future: Any) -> Any:
-    try:
-        return await future
-    finally:
-        future.release()

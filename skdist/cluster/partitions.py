@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from distributed import Client
 
 from skdist.cluster import tasks
+from skdist.cluster.fetch import fetch, settle
 from skdist.cluster.source import Source, delayed_call
 from skdist.preparation import Summary
 
@@ -74,7 +74,7 @@ class Partitions:
         measured = await self._measure_held(workers) if held else self._measure_streamed()
         self._passing += measured
         found: dict[int, Summary] = {}
-        for part in await self.client.gather(measured):
+        for part in await fetch(self.client, measured):
             found.update(part)
         _release(self._passing)
         return [found[number] for number in range(len(self.blocks))]
@@ -97,13 +97,12 @@ class Partitions:
 
     async def _measure_held(self, workers: dict[str, int]) -> list[Any]:
         """Start a task for each thread: for Dask, a task costs more than reading a few megabytes."""
-        # `distributed.wait` would take the default client, which may be another one.
-        await asyncio.gather(*(block._state.wait() for block in self.blocks))
+        await settle(self.blocks)
         held = await self.client.scheduler.who_has(keys=[block.key for block in self.blocks])
         homes: dict[str, list[int]] = {}
         for number, block in enumerate(self.blocks):
             if block.status == "error":
-                await block  # raises what went wrong
+                await fetch(self.client, [block])  # raises what went wrong
             homes.setdefault((held.get(block.key) or [""])[0], []).append(number)
         return [
             self.client.submit(

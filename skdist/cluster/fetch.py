@@ -1,0 +1,41 @@
+"""Waiting for the workers without harm to the user's client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from distributed import Client
+
+
+async def fetch(client: Client, futures: Sequence[Any]) -> list[Any]:
+    """Return the results of some futures.
+
+    All gathers of a client share one request. Who is cancelled while it waits in `Client.gather`, or awaits a
+    future, cancels that request for everybody, and the client keeps the cancelled request for later gathers
+    too. So the gather is shielded: when we are cancelled it ends by itself.
+
+    Raises
+    ------
+    Exception
+        What a task raised.
+    """
+    gather = asyncio.ensure_future(client.gather(list(futures)))
+    gather.add_done_callback(_seen)
+    results: list[Any] = await asyncio.shield(gather)
+    return results
+
+
+async def settle(futures: Sequence[Any]) -> None:
+    """Wait until futures have finished or failed, without fetching anything.
+
+    `distributed.wait` would take the default client, which may be another one.
+    """
+    await asyncio.gather(*(future._state.wait() for future in futures))
+
+
+def _seen(task: asyncio.Future[Any]) -> None:
+    """Look at the error of a gather that nobody waits for any more, so that asyncio does not complain."""
+    if not task.cancelled():
+        task.exception()

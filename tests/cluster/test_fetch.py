@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from skdist.cluster.fetch import fetch
+
+
+def test_a_wait_that_is_cancelled_at_any_point_leaves_the_client_intact(client):
+    async def cancel_after(hops):
+        waiting = asyncio.ensure_future(fetch(client, [client.submit(abs, -hops, pure=False)]))
+        for _ in range(hops):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        return await client.gather(client.submit(abs, -hops, pure=False))
+
+    async def cancel_while_gathering(hops):
+        future = client.submit(abs, -hops, pure=False)
+        await future
+        waiting = asyncio.ensure_future(fetch(client, [future]))
+        for _ in range(hops):
+            await asyncio.sleep(0)
+        ended = waiting.done()
+        waiting.cancel()
+        return ended, await client.gather(future)
+
+    for hops in range(8):
+        assert client.sync(cancel_after, hops, callback_timeout=10) == hops
+        ended, result = client.sync(cancel_while_gathering, hops, callback_timeout=10)
+        assert not ended  # a result from a worker takes longer
+        assert result == hops
+
+
+def test_errors_of_tasks_are_raised(client):
+    async def attempt():
+        await fetch(client, [client.submit(int, "x", pure=False)])
+
+    with pytest.raises(ValueError, match="invalid literal"):
+        client.sync(attempt, callback_timeout=10)
