@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from skdist.control.aggregation import InverseVolatility
+from skdist.control.dispatch import EPOCH_LEAD, Dispatcher, equal_shares, share_homes
+from skdist.control.gates import FIRST_LEASE_SECONDS, gate_of
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor, checks_per_epoch
 from skdist.history import History, VisitRecord
-from skdist.messages import Visit, VisitReport
+from skdist.learner import Learner
+from skdist.messages import Link, Visit, VisitReport
 from skdist.server import Outcome, ParameterServer
+
+#: Of the server, where it makes a version of an update of each learner.
+MOMENTUM = 0.8
 
 
 @dataclass(frozen=True)
@@ -27,10 +35,18 @@ class FitSettings:
         Method A.
     sizer : LatencyBatchSizer or None
         Method B.
+    aggregator : InverseVolatility or None
+        Weighs updates that are applied together; None weighs them equally.
+    mode : {'async', 'ssp', 'sync'}
+        Consistency.
+    max_staleness : int
+        For 'ssp': rounds that a learner may be ahead of the slowest.
     round_size : 'auto' or int
         ``B0`` in rows.
-    collect : int
-        Updates that make one version.
+    collect : 'auto' or int
+        Updates that make one version; 'auto' is one of each learner in mode 'async', else 1.
+    momentum : 'auto' or float
+        Of the server; 'auto' is `MOMENTUM` where the server collects by itself, else 0.
     max_iter : int
         Epochs at most.
     tol : float or None
@@ -47,14 +63,45 @@ class FitSettings:
 
     adapter: StalenessWindow | None
     sizer: LatencyBatchSizer | None
+    aggregator: InverseVolatility | None
+    mode: str
+    max_staleness: int
     round_size: str | int
-    collect: int
+    collect: str | int
+    momentum: str | float
     max_iter: int
     tol: float | None
     n_iter_no_change: int
     seed: int
     shuffle: bool
     verbose: int = 0
+
+    @property
+    def updates(self) -> int:
+        """Updates that make one version where the gate does not decide it."""
+        return 1 if isinstance(self.collect, str) else self.collect
+
+    @property
+    def gathers(self) -> bool:
+        """Whether a version is made of an update of each learner, without waiting for late ones."""
+        return self.mode == "async" and self.collect == "auto"
+
+    @property
+    def most_momentum(self) -> float:
+        """Momentum of the server for many learners."""
+        if isinstance(self.momentum, str):
+            return MOMENTUM if self.gathers else 0.0
+        return self.momentum
+
+    @property
+    def window(self) -> int:
+        """Heartbeat latencies to remember; without a sizer they still predict staleness."""
+        return (self.sizer or LatencyBatchSizer()).window
+
+    @property
+    def fixed_shares(self) -> bool:
+        """Whether each learner trains a share of the rows that does not depend on who is fast."""
+        return self.mode == "sync" and self.sizer is None
 
 
 @dataclass(frozen=True)
@@ -83,7 +130,14 @@ class FitResult:
 
 
 def build_server(
-    model: Any, settings: FitSettings, state: np.ndarray, n_rows: int, n_learners: int, clock: float
+    model: Any,
+    settings: FitSettings,
+    state: np.ndarray,
+    n_rows: int,
+    n_learners: int,
+    clock: float,
+    time_source: Callable[[], float] = time.perf_counter,
+    first_lease_seconds: float = FIRST_LEASE_SECONDS,
 ) -> ParameterServer:
     """Return the server of a fit; the same in a thread pool, an actor and a simulation."""
     several = model.schedule.adaptive
@@ -92,14 +146,75 @@ def build_server(
         state,
         n_rows=n_rows,
         schedule=model.schedule,
+        gate=gate_of(settings.mode, settings.max_staleness, settings.collect, first_lease_seconds),
         adapter=settings.adapter,
         sizer=settings.sizer,
+        aggregator=settings.aggregator,
         round_size=settings.round_size,
         batch_size=model.batch_size,
         monitor=ConvergenceMonitor(interval, settings.tol, settings.n_iter_no_change),
         max_iter=settings.max_iter,
         n_learners=n_learners,
-        collect=settings.collect,
+        collect=settings.updates,
+        momentum=settings.most_momentum,
+        clock=clock,
+        time_source=time_source,
+    )
+
+
+def build_dispatcher(
+    settings: FitSettings,
+    model: Any,
+    rows: Sequence[int],
+    homes: Mapping[int, str],
+    slots: Mapping[str, int],
+    *,
+    seconds_per_row: float,
+    least_seconds: float = 0.25,
+    queue: int = 0,
+) -> Dispatcher:
+    """Return the dispatcher of a fit on workers with so many slots; other parameters as there."""
+    count = sum(slots.values())
+    together = settings.mode == "sync"
+    shares = None
+    if settings.fixed_shares:
+        shares = equal_shares(rows, count, model.batch_size)
+        homes = share_homes(shares, homes, slots)
+    return Dispatcher(
+        rows,
+        homes,
+        max_iter=settings.max_iter,
+        seed=settings.seed,
+        shuffle=settings.shuffle,
+        seconds_per_row=seconds_per_row,
+        least_seconds=least_seconds,
+        # One learner needs no time limit, and without one nothing depends on the clock.
+        timed=count > 1,
+        step=model.batch_size,
+        # Where rounds end together, so do epochs.
+        queue=0 if together else queue,
+        lead=0 if together else EPOCH_LEAD,
+        shares=shares,
+    )
+
+
+def build_learner(
+    settings: FitSettings,
+    name: str,
+    worker: str,
+    link: Callable[[], Link] = Link,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Learner:
+    """Return a learner of a fit."""
+    return Learner(
+        name,
+        worker,
+        adapter=settings.adapter,
+        collect=settings.updates,
+        gathers=settings.gathers,
+        overlap=settings.mode != "sync",
+        volatility=settings.aggregator is not None,
+        link=link,
         clock=clock,
     )
 

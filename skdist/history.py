@@ -34,6 +34,10 @@ class RoundRecord:
         Factor of the learner's rate before sending.
     applied : float
         Factor that the server applied; lower where the guard stepped in.
+    weight : float
+        Weight among the updates that were applied together.
+    volatility : float
+        Standard deviation of the gradients of the steps; nan where it was not wanted.
     latency : float
         Median heartbeat round trip of the worker in seconds.
     efficiency : float
@@ -58,6 +62,8 @@ class RoundRecord:
     context: float
     rate_scale: float
     applied: float
+    weight: float
+    volatility: float
     latency: float
     efficiency: float
     loss: float

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
-from skdist.control.dispatch import Dispatcher
-from skdist.fitting import FitResult, FitSettings, Progress, build_server, conclude, visit_records
+from skdist.fitting import (
+    FitResult,
+    FitSettings,
+    Progress,
+    build_dispatcher,
+    build_learner,
+    build_server,
+    conclude,
+    visit_records,
+)
 from skdist.history import History
-from skdist.learner import Learner, run_visit
-from skdist.messages import Join, Update, Visit, VisitReport
+from skdist.learner import Learner, VisitLoop, run_visit
+from skdist.messages import Answer, Join, Update, Visit, VisitReport
 from skdist.models.linear import LinearModel
 from skdist.models.partition import Partition
 from skdist.server import ParameterServer
@@ -49,23 +56,18 @@ def train_inline(
     """
     rows = [partition.n_rows for partition in partitions]
     server = build_server(model, settings, state, sum(rows), n_threads, clock)
-    dispatcher = Dispatcher(
+    slots = {str(number): 1 for number in range(n_threads)}
+    dispatcher = build_dispatcher(
+        settings,
+        model,
         rows,
         {number: str(number % n_threads) for number in range(len(rows))},
-        max_iter=settings.max_iter,
-        seed=settings.seed,
-        shuffle=settings.shuffle,
-        # One learner needs no time limit, and without one nothing depends on the clock.
-        budget_seconds=math.inf if n_threads == 1 else 1.0,
-        step=model.batch_size,
-        queue=0,
+        slots,
+        seconds_per_row=1e-7,
     )
     history = History()
-    learners = {
-        str(number): Learner(f"{number}", "inline", settings.adapter, settings.collect)
-        for number in range(n_threads)
-    }
-    for name in learners:
+    learners = {name: build_learner(settings, name, "inline") for name in slots}
+    for name in slots:
         dispatcher.add_worker(name, 1)
 
     def visit(name: str, order: Visit) -> VisitReport:
@@ -86,12 +88,50 @@ def train_inline(
     else:
         with ThreadPoolExecutor(n_threads, thread_name_prefix="skdist") as pool:
             running = set()
-            while not dispatcher.done:
-                running |= {pool.submit(visit, name, order) for name, order in dispatcher.orders()}
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    done(future.result())
+            try:
+                while not dispatcher.done:
+                    running |= {pool.submit(visit, name, order) for name, order in dispatcher.orders()}
+                    finished, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        done(future.result())
+            except BaseException:
+                server.abort()  # so that the other threads end with their round, and nobody waits
+                raise
     return conclude(server.finish(), history, dispatcher.last_epoch + 1)
+
+
+def _run(server: ParameterServer, loop: VisitLoop, learner: Learner, answer: Answer) -> tuple[int, Answer]:
+    """Feed the visit loop; return its rows and the last answer."""
+    held: Future[Answer] | None = None
+    reply: Answer | None = None
+    posted = 0.0
+    while True:
+        try:
+            request = loop.send(reply)
+        except StopIteration as end:
+            return end.value, answer
+        reply = None
+        if isinstance(request, Update):
+            taken = server.push(request)
+            if isinstance(taken, Future):
+                held, posted = taken, learner.clock()
+            else:
+                reply = taken
+        elif held is not None and (request.must_wait or held.done()):
+            reply, held = settled(server, held), None
+            learner.seconds_exchange = max(learner.clock() - posted - reply.seconds_held, 0.0)
+        if reply is not None:
+            answer = reply
+
+
+def settled(server: ParameterServer, reply: Answer | Future[Answer]) -> Answer:
+    """Return an answer, waiting for others where the gate says so."""
+    while isinstance(reply, Future):
+        try:
+            return reply.result(server.patience())
+        except TimeoutError:
+            server.expire()
+    return reply
 
 
 def visit_inline(
@@ -106,18 +146,13 @@ def visit_inline(
     attempt = f"{threading.get_ident()}"
     answer = server.join(Join(order, attempt, learner.name, learner.worker))
     offset = answer.offset
-    if answer.accepted:
-        chosen = {segment.partition: partitions[segment.partition] for segment in order.segments}
-        loop = run_visit(order, chosen, model, learner, attempt, answer)
-        try:
-            request = next(loop)
-            while True:
-                assert isinstance(request, Update)
-                answer = server.push(request)
-                request = loop.send(answer)
-        except StopIteration as end:
-            offset = end.value
-    number = server.leave(order.number, attempt)
+    try:
+        if answer.accepted:
+            chosen = {segment.partition: partitions[segment.partition] for segment in order.segments}
+            loop = run_visit(order, chosen, model, learner, attempt, answer)
+            offset, answer = _run(server, loop, learner, answer)
+    finally:
+        number = server.leave(order.number, attempt)
     return VisitReport(
         visit=order,
         worker=learner.worker,

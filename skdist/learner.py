@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -13,8 +14,12 @@ from skdist.control.staleness import StalenessWindow, predicted_context
 from skdist.control.windows import SlidingWindow, smoothed
 from skdist.messages import Answer, Link, Update, Visit
 
-#: A round is trained in this many slices, after each of which an answer may be merged.
+#: While an answer is under way, a round is trained in at most this many slices, after each of which it may
+#: be merged.
 SLICES = 4
+
+#: The first slice ends when the answer should be there: after so many times the last exchange.
+ANSWER_MARGIN = 1.1
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,12 @@ class Learner:
         Settings of the rate adapter.
     collect : int
         Updates that the server makes one version of.
+    gathers : bool
+        Whether the server makes a version of an update of each learner.
+    overlap : bool
+        Whether it trains on while an update is under way.
+    volatility : bool
+        Whether it measures the volatility of its gradients.
     link : callable
         Returns the latest `Link` of the worker.
     clock : callable
@@ -66,6 +77,9 @@ class Learner:
     worker: str = ""
     adapter: StalenessWindow | None = None
     collect: int = 1
+    gathers: bool = False
+    overlap: bool = True
+    volatility: bool = False
     link: Callable[[], Link] = Link
     clock: Callable[[], float] = time.perf_counter
     staleness: SlidingWindow = field(init=False)
@@ -80,6 +94,12 @@ class Learner:
         if rows:
             self.seconds_per_row = smoothed(self.seconds_per_row, seconds / rows)
 
+    def rows_in(self, seconds: float, most: int) -> int:
+        """Return the rows that it trains on in some seconds, at most ``most``."""
+        if self.seconds_per_row <= 0:
+            return most
+        return int(min(max(seconds, 0.0) / self.seconds_per_row, most))
+
     def rate_scale(self, rows: int, answer: Answer, decay: float) -> tuple[float, float]:
         """Return the staleness context and the rate scale of a round of ``rows`` rows.
 
@@ -90,7 +110,7 @@ class Learner:
             return 0.0, 1.0
         # Renewed with every heartbeat: a link that degrades lowers the rate before late updates arrive.
         seconds = rows * self.seconds_per_row + 2 * self.link().median
-        predicted = predicted_context(seconds, answer.peers, self.collect)
+        predicted = predicted_context(seconds, answer.peers, self.collect, self.gathers)
         context = self.adapter.context(self.staleness.sample(self.adapter.stride), predicted)
         return context, self.adapter.rate_scale(context, answer.reference, decay)
 
@@ -137,7 +157,7 @@ class Rows:
             break
         return planned
 
-    def train(self, state: np.ndarray, rows: int, t: float) -> tuple[float, int]:
+    def train(self, state: np.ndarray, rows: int, t: float, noise: Any = None) -> tuple[float, int]:
         """Train on the next ``rows`` rows; return the sum of the losses and the steps made."""
         loss, steps, position, goal = 0.0, 0, 0, self.offset + rows
         for segment in self.visit.segments:
@@ -146,7 +166,7 @@ class Rows:
                 partition = self.partitions[segment.partition]
                 order = self._ordered(partition, segment.partition)
                 first, last = segment.start + begin, segment.start + end
-                loss += self.model.train(state, partition, order, first, last, t + steps)
+                loss += self.model.train(state, partition, order, first, last, t + steps, noise)
                 steps += self.model.steps(end - begin)
                 self.offset += end - begin
             position += segment.rows
@@ -197,6 +217,7 @@ def run_visit(
     rows = Rows(visit, partitions, model, answer.offset)
     sent: np.ndarray | None = None  # posted and not answered yet
     ahead = 0  # steps made since
+    posted = began
     t = answer.clock
 
     def merge(reply: Answer) -> None:
@@ -212,17 +233,23 @@ def run_visit(
         answer, sent = reply, None
 
     while rows.offset < visit.rows and answer.accepted:
-        if learner.clock() - began > visit.budget_seconds and rows.offset > first:
+        left = visit.budget_seconds - (learner.clock() - began)
+        if left <= 0 and rows.offset > first:
             break
         size, efficiency = answer.round_size, answer.efficiency
-        start, goal = rows.offset, rows.offset + rows.plan(size)
+        # The last round before the time is over is short, if a row takes about as long as before.
+        most = size if left == math.inf else learner.rows_in(left, size)
+        start, goal = rows.offset, rows.offset + rows.plan(most)
+        noise = model.new_noise() if learner.volatility else None
         loss, steps, seconds = 0.0, 0, 0.0
         while rows.offset < goal:
             piece = goal - rows.offset
             if sent is not None:
-                piece = rows.plan(min(piece, -(-(goal - start) // SLICES)))
+                slice_rows = -(-(goal - start) // SLICES)
+                expected = posted + ANSWER_MARGIN * learner.seconds_exchange - learner.clock()
+                piece = rows.plan(min(piece, max(slice_rows, learner.rows_in(expected, piece))))
             before = learner.clock()
-            part, made = rows.train(state, piece, t)
+            part, made = rows.train(state, piece, t, noise)
             spent = learner.clock() - before
             learner.trained(piece, spent)
             loss, steps, seconds = loss + part, steps + made, seconds + spent
@@ -241,7 +268,7 @@ def run_visit(
                 break
         decay = model.schedule.decay(t)
         context, scale = learner.rate_scale(goal - start, answer, decay)
-        sent, ahead = state.copy(), 0
+        sent, ahead, posted = state.copy(), 0, learner.clock()
         reply = yield Update(
             visit=visit.number,
             attempt=attempt,
@@ -251,6 +278,7 @@ def run_visit(
             state=sent,
             base=answer.foreign,
             loss=loss,
+            volatility=noise.volatility if noise is not None else math.nan,
             context=context,
             rate_scale=scale,
             round_size=size,
@@ -260,6 +288,8 @@ def run_visit(
             seconds_per_row=learner.seconds_per_row,
             link=learner.link(),
         )
+        if reply is None and not learner.overlap:
+            reply = yield AWAIT
         if reply is not None:
             merge(reply)
     if sent is not None:

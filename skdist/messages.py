@@ -6,6 +6,8 @@ to either, so that in one process a message can be passed without a copy.
 
 from __future__ import annotations
 
+import math
+import statistics
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,12 +42,15 @@ class Visit:
         What to visit, in this order. Offsets of updates count rows along the segments.
     budget_seconds : float
         After this time the visit ends and hands its remaining rows back.
+    company : int
+        Visits that begin together with this one; where rounds end together, the first one waits for them.
     """
 
     number: int
     epoch: int
     segments: tuple[Segment, ...]
     budget_seconds: float = 2.0
+    company: int = 1
 
     @property
     def rows(self) -> int:
@@ -80,8 +85,8 @@ class Link:
     @property
     def median(self) -> float:
         """Median of the finite latencies in seconds; 0 where nothing is known."""
-        finite = [latency for latency in self.latencies if latency != float("inf")]
-        return float(np.median(finite)) if finite else 0.0
+        finite = [latency for latency in self.latencies if latency != math.inf]
+        return statistics.median(finite) if finite else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,8 @@ class Update:
         `Answer.foreign` of the answer that the round started from.
     loss : float
         Sum of the losses of the rows, each before its step.
+    volatility : float
+        Standard deviation of the gradients of the steps; nan where it is not wanted or there are too few.
     context, rate_scale : float
         The staleness context value and the factor that the learner adapted its rate with.
     round_size : int
@@ -140,6 +147,7 @@ class Update:
     state: np.ndarray
     base: int
     loss: float
+    volatility: float
     context: float
     rate_scale: float
     round_size: int
@@ -177,11 +185,14 @@ class Answer:
     efficiency : float
         The link efficiency that the size came from.
     peers : float
-        Sum of ``1 / T`` over the other learners that are at work, in rounds per second.
+        Sum of ``1 / T`` over the other learners that are at work, in rounds per second; the mean where
+        the server takes an update of each together.
     reference : float
         The reference staleness R.
     last_epoch : int
         The fit ends with this epoch; later ones need not be started.
+    seconds_held : float
+        How long the answer was held back until others had come.
     """
 
     accepted: bool
@@ -196,6 +207,7 @@ class Answer:
     peers: float
     reference: float
     last_epoch: int
+    seconds_held: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skdist.control.schedules import CONSTANT, AutoRate, Schedule, named_schedule
+from skdist.control.schedules import CONSTANT, AutoRate, Schedule, label_spread, named_schedule
 from skdist.models.linear import LinearModel, sweep_interval
 from skdist.models.losses import LOSSES
 from skdist.models.moments import Moments, measure
@@ -24,6 +24,8 @@ class Summary:
         Of the features.
     labels : ndarray
         The classes present.
+    class_weights : ndarray
+        Sum of the sample weights of each of them.
     dtype : dtype
         Of the rows.
     nbytes : int
@@ -34,6 +36,7 @@ class Summary:
 
     moments: Moments
     labels: np.ndarray
+    class_weights: np.ndarray
     dtype: np.dtype
     nbytes: int
     worker: str = ""
@@ -48,12 +51,21 @@ def summarize(partition: Partition, worker: str = "") -> Summary:
         Where X or the weights hold NaN or infinity.
     """
     moments = measure(partition.X, partition.weights)
-    return Summary(moments, partition.labels, partition.X.dtype, partition.nbytes, worker)
+    weights = np.bincount(partition.codes, partition.weights, len(partition.labels))
+    return Summary(moments, partition.labels, weights, partition.X.dtype, partition.nbytes, worker)
 
 
 def find_classes(summaries: Sequence[Summary]) -> np.ndarray:
     """Return the sorted classes of all partitions."""
     return np.unique(np.concatenate([summary.labels for summary in summaries if summary.moments.rows]))
+
+
+def weigh_classes(summaries: Sequence[Summary], classes: np.ndarray) -> np.ndarray:
+    """Return the sum of the sample weights of each class."""
+    weights = np.zeros(len(classes))
+    for summary in summaries:
+        weights[np.searchsorted(classes, summary.labels)] += summary.class_weights
+    return weights
 
 
 def automatic_batch_size(n_rows: int) -> int:
@@ -67,7 +79,7 @@ def automatic_batch_size(n_rows: int) -> int:
 
 def build_model(
     moments: Moments,
-    n_classes: int,
+    class_weights: np.ndarray,
     dtype: np.dtype,
     *,
     loss: str,
@@ -81,7 +93,10 @@ def build_model(
     shuffle: bool,
     seed: int,
 ) -> LinearModel:
-    """Return the model for rows with these moments; parameters as in `DistributedSGDClassifier`."""
+    """Return the model for rows with these moments; parameters as in `DistributedSGDClassifier`.
+
+    ``class_weights`` is the sum of the sample weights of each class.
+    """
     if moments.weight <= 0:
         raise ValueError("The sum of sample_weight must be positive.")
     batch = automatic_batch_size(moments.rows) if batch_size == "auto" else int(batch_size)
@@ -90,7 +105,10 @@ def build_model(
     if isinstance(learning_rate, AutoRate):
         scale, center, norm = moments.preconditioner(batch, centered=fit_intercept)
         weights = moments.weight / moments.rows, moments.weight_square / moments.rows, moments.heaviest
-        step = learning_rate.step_size(LOSSES[loss].curvature, norm, moments.alignment, batch, weights)
+        spread = label_spread(class_weights) if LOSSES[loss].probabilities else 1.0
+        step = learning_rate.step_size(
+            LOSSES[loss].curvature, norm, moments.alignment, batch, weights, spread
+        )
         schedule = Schedule(CONSTANT, step, adaptive=True, average_from=0.0)
     else:
         # scikit-learn counts rows before averaging starts, steps here are mini-batches.
@@ -106,7 +124,7 @@ def build_model(
         )
     return LinearModel(
         loss=loss,
-        n_classes=n_classes,
+        n_classes=len(class_weights),
         n_features=n_features,
         alpha=float(alpha),
         fit_intercept=bool(fit_intercept),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from skdist.control.aggregation import InverseVolatility
+from skdist.control.gates import Gate
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.roster import Member, Roster
 from skdist.control.schedules import Schedule
@@ -25,7 +28,7 @@ class _Attempt:
     """The newest execution of a visit, the rows acknowledged so far, and the last answer it got.
 
     A request that comes again gets the same answer again. The parameters in it are what the next update
-    starts from.
+    starts from. While the gate holds the answer back, ``ticket`` is its future.
     """
 
     visit: Visit
@@ -33,8 +36,27 @@ class _Attempt:
     learner: str
     offset: int = 0
     answer: Answer | None = None
+    ticket: Future[Answer] | None = None
     last: tuple[int, int] = (-1, -1)
     started: int = 0
+    staleness: float = math.nan
+    arrived: float = 0.0
+
+
+class _Pending(NamedTuple):
+    """An update that is not applied yet."""
+
+    update: Update
+    base: np.ndarray
+    scale: float
+    staleness: float
+    attempt: _Attempt
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Where its visit begins: the order of reduction does not depend on timing."""
+        first = self.attempt.visit.segments[0]
+        return first.partition, first.start, self.attempt.visit.number
 
 
 @dataclass
@@ -86,10 +108,14 @@ class ParameterServer:
         Rows of an epoch.
     schedule : Schedule
         For the decay of the step size.
+    gate : Gate or None
+        When updates are applied and answered; None is asynchronous.
     adapter : StalenessWindow or None
         Method A; None applies every update in full.
     sizer : LatencyBatchSizer or None
         Method B; None gives everybody ``round_size``.
+    aggregator : InverseVolatility or None
+        Weighs updates that are applied together; None weighs them equally.
     round_size : 'auto' or int
         ``B0`` in rows.
     batch_size : int
@@ -101,7 +127,9 @@ class ParameterServer:
     n_learners : int
         Learners expected at the start.
     collect : int
-        Updates that are applied together and make one version.
+        Updates that are applied together and make one version, unless the gate decides it.
+    momentum : float
+        Of the server, at most: `momentum_of` tells how much for how many learners.
     clock : float
         Steps made by earlier fits on the same state.
     time_source : callable
@@ -122,14 +150,17 @@ class ParameterServer:
         *,
         n_rows: int,
         schedule: Schedule,
+        gate: Gate | None = None,
         adapter: StalenessWindow | None = None,
         sizer: LatencyBatchSizer | None = None,
+        aggregator: InverseVolatility | None = None,
         round_size: str | int = "auto",
         batch_size: int = 64,
         monitor: ConvergenceMonitor | None = None,
         max_iter: int = 1,
         n_learners: int = 1,
         collect: int = 1,
+        momentum: float = 0.0,
         clock: float = 0.0,
         time_source: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -137,19 +168,26 @@ class ParameterServer:
         self.version = 0
         self.clock = clock
         self._schedule = schedule
+        self._gate = gate if gate is not None else Gate()
         self._adapter = adapter
+        self._aggregator = aggregator
         self._batch_size = batch_size
         self._monitor = monitor
         self._last_epoch = max_iter - 1
         self._converged = False
-        self._newest_epoch = 0
+        self._newest_epoch = -1
         self._collect = collect
+        self._momentum = momentum
+        self._velocity: np.ndarray | None = None
         self._now = time_source
         self._began = time_source()
-        self._roster = Roster(adapter, sizer, round_size, batch_size, n_rows, n_learners)
+        # A round of one step has no volatility.
+        shortest = 2 * batch_size if aggregator is not None else batch_size
+        self._roster = Roster(adapter, sizer, round_size, batch_size, shortest, n_rows, n_learners)
         self._attempts: dict[int, _Attempt] = {}
+        self._waiting: dict[str, _Attempt] = {}
         self._retired: set[int] = set()
-        self._pending: list[tuple[Update, np.ndarray, float, str]] = []
+        self._pending: list[_Pending] = []
         self._epochs: dict[int, _Epoch] = {}
         self._rounds: list[RoundRecord] = []
         self._lock = threading.Lock()
@@ -163,7 +201,8 @@ class ParameterServer:
             ``offset`` says where to start; not accepted where the fit ends before this epoch.
         """
         with self._lock:
-            member = self._roster.enlist(join.learner, join.worker, join.link, self._now())
+            now = self._now()
+            member = self._roster.enlist(join.learner, join.worker, join.link, now)
             number, epoch = join.visit.number, join.visit.epoch
             attempt = self._attempts.setdefault(number, _Attempt(join.visit, "", join.learner))
             if epoch > self._last_epoch or number in self._retired:
@@ -171,18 +210,28 @@ class ParameterServer:
             if attempt.name == join.attempt and attempt.answer is not None:
                 return attempt.answer
             if attempt.name:
-                self._roster[attempt.learner].visits -= 1
+                self._end(attempt)
             attempt.name, attempt.learner, attempt.last = join.attempt, join.learner, (-1, -1)
-            attempt.started += 1
-            member.visits += 1
-            self._newest_epoch = max(self._newest_epoch, epoch)
-            return self._answer(attempt, member, math.nan)
+            attempt.started, attempt.staleness = attempt.started + 1, math.nan
+            self._roster.start(join.learner)
+            if epoch > self._newest_epoch:
+                self._newest_epoch = epoch
+                self._gate.expect(join.visit.company, now)
+            if not self._gate.open:
+                self._gate.enter(join.learner, now)
+            return self._answer(attempt, member, now)
 
-    def push(self, update: Update) -> Answer:
+    def push(self, update: Update) -> Answer | Future[Answer]:
         """Take an update in.
 
         An update is accepted once, from the newest execution of its visit, and only if it continues where
         the last one ended; a repeat of the last one is answered again and changes nothing.
+
+        Returns
+        -------
+        Answer or Future
+            The future of the answer where the learner has to wait for others. Whoever waits calls `expire`
+            now and then: a learner that has died must not hold up the others for ever.
 
         Raises
         ------
@@ -196,22 +245,30 @@ class ParameterServer:
             if attempt.name != update.attempt or attempt.answer is None:
                 return self._refuse(attempt)
             if (update.start, update.stop) == attempt.last:
-                return attempt.answer
+                return attempt.ticket or attempt.answer
             if update.start != attempt.offset:
                 return self._refuse(attempt)
             attempt.last, attempt.offset = (update.start, update.stop), update.stop
+            now, learner = self._now(), attempt.learner
             member = self._roster.heard(
-                attempt.learner, update.link, update.seconds_per_row, update.seconds_exchange, self._now()
+                learner, update.link, update.seconds_per_row, update.seconds_exchange, now
             )
-            staleness = float(max(self.version - member.solo - update.base, 0))
+            staleness = attempt.staleness = float(max(self.version - member.solo - update.base, 0))
             scale = self._guarded(update.rate_scale, staleness)
-            self._pending.append((update, attempt.answer.state, scale, attempt.learner))
-            if len(self._pending) >= self._collect:
-                self._apply()
-            self._record(update, attempt, member, staleness, scale)
+            self._pending.append(_Pending(update, attempt.answer.state, scale, staleness, attempt))
             # The staleness of an update becomes part of the window only for the rounds after it.
-            member.staleness.append(staleness)
-            return self._answer(attempt, member, staleness)
+            self._roster.met(learner, staleness)
+            if not self._gate.collective and len(self._pending) >= self._collect:
+                self._apply(now)
+            if self._gate.open:
+                return self._answer(attempt, member, now)
+            self._gate.arrive(learner, now)
+            self._waiting[learner] = attempt
+            ticket = attempt.ticket = Future()
+            attempt.arrived = now
+            released = self._advance(now)
+        reply: Answer | Future[Answer] = _deliver(released, ticket)
+        return reply
 
     def retire(self, visit: int) -> int:
         """Take a visit away from whoever runs it or will; return the rows acknowledged until now.
@@ -224,9 +281,10 @@ class ParameterServer:
             if attempt is None:
                 return 0
             if attempt.name:
-                self._roster[attempt.learner].visits -= 1
-                attempt.name, attempt.answer = "", None
-            return attempt.offset
+                self._end(attempt)
+            released = self._advance(self._now())
+        _deliver(released)
+        return attempt.offset
 
     def leave(self, visit: int, attempt: str) -> int:
         """Note that an execution of a visit has ended; return which execution it was, from 1."""
@@ -235,15 +293,34 @@ class ParameterServer:
             if known is None:
                 return 1
             if known.name == attempt:
-                self._roster[known.learner].visits -= 1
-                known.name, known.answer = "", None
-            return max(known.started, 1)
+                self._end(known)
+            released = self._advance(self._now())
+        _deliver(released)
+        return max(known.started, 1)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the gate holds an answer back."""
+        return bool(self._waiting)
+
+    def patience(self) -> float:
+        """Return the seconds after which `expire` should be called if nothing happens."""
+        with self._lock:
+            return self._gate.patience(self._now())
+
+    def expire(self) -> None:
+        """Let those who wait go on without learners that have not been heard of for too long."""
+        with self._lock:
+            now = self._now()
+            self._gate.expire(now)
+            released = self._advance(now)
+        _deliver(released)
 
     def finish(self) -> Outcome:
         """Apply what is pending and return the outcome."""
         with self._lock:
             if self._pending:
-                self._apply()
+                self._apply(self._now())
             epochs = [
                 EpochRecord(number, e.rows, e.loss / max(e.rows, 1), math.nan, e.ended - e.began)
                 for number, e in sorted(self._epochs.items())
@@ -253,14 +330,15 @@ class ParameterServer:
     def stop(self) -> None:
         """End the fit after the epochs that are under way."""
         with self._lock:
-            self._last_epoch = min(self._last_epoch, self._newest_epoch)
+            self._last_epoch = min(self._last_epoch, max(self._newest_epoch, 0))
 
     def abort(self) -> None:
         """Refuse all updates from now on."""
         with self._lock:
             self._last_epoch = -1
             for attempt in self._attempts.values():
-                attempt.name = ""
+                if attempt.name:
+                    self._end(attempt)
 
     def seconds(self) -> float:
         """Return the seconds since the server was made, the time of the history."""
@@ -281,64 +359,114 @@ class ParameterServer:
         decay = self._schedule.decay(self.clock)
         return min(scale, self._adapter.rate_scale(staleness, self._roster.reference(), decay))
 
-    def _apply(self) -> None:
-        """Make one version of the pending updates: their mean.
+    def _end(self, attempt: _Attempt) -> None:
+        """Take in that the present execution of a visit is over; who still waits for it is refused."""
+        self._roster.end(attempt.learner)
+        self._gate.leave(attempt.learner)
+        self._waiting.pop(attempt.learner, None)
+        attempt.name, attempt.answer = "", None
+        if attempt.ticket is not None:
+            attempt.ticket.set_result(self._refuse(attempt))
+            attempt.ticket = None
+
+    def _advance(self, now: float) -> list[tuple[Future[Answer], Answer]]:
+        """End a round that is complete; return the answers that need not be held back any more."""
+        if self._gate.open or not self._waiting:
+            return []
+        names = self._gate.released(now)
+        if names and self._gate.collective:
+            self._apply(now)
+        released = []
+        for name in names:
+            attempt = self._waiting.pop(name)
+            ticket = attempt.ticket
+            assert ticket is not None
+            self._gate.proceed(name, now)
+            released.append((ticket, self._answer(attempt, self._roster[name], now)))
+            attempt.ticket = None
+        return released
+
+    def _apply(self, now: float) -> None:
+        """Make one version of the pending updates, with Nesterov's momentum.
 
         A round of H steps has moved H times already, so that updates weigh the same however many steps they
-        are. Steps divide by the size of a full mini-batch, and the mean by the size of a full collection:
-        short ones count by their share, and every row alike.
+        are, unless the aggregator weighs them by their volatility. Steps divide by the size of a full
+        mini-batch, and asynchronous updates by the size of a full collection: short ones count by their
+        share, and every row alike.
         """
         pending, self._pending = self._pending, []
-        share = 1.0 / self._collect
-        update, base, scale, _ = pending[0]
-        if self._collect == 1 and base is self.state and scale == 1.0:
+        learners = max(self._gate.members, len(pending)) if self._gate.collective else self._collect
+        if self._gate.collective:
+            pending.sort(key=lambda item: item.order)
+        weights = self._weights(pending, learners)
+        momentum = min(self._momentum, 1 - 1 / learners)
+        present, first = self.state, pending[0]
+        if len(pending) == 1 and weights[0] == first.scale == 1.0 and not momentum and first.base is present:
             # Nobody else came between: assigned, so that one learner is sequential to the bit.
-            self.state = update.state
+            self.state = first.update.state
+            self._velocity = None
         else:
-            change = sum(share * scale * (update.state - base) for update, base, scale, _ in pending)
-            self.state = self.state + np.asarray(change, self.state.dtype)
-        authors = {learner for *_, learner in pending}
+            change = np.zeros_like(present)
+            for item, weight in zip(pending, weights, strict=True):
+                change += weight * item.scale * (item.update.state - item.base)
+            if momentum:
+                before = self._velocity if self._velocity is not None else 0.0
+                self._velocity = momentum * before + change
+                change += momentum * self._velocity
+            self.state = present + change
+        authors = {item.attempt.learner for item in pending}
         if len(authors) == 1:
             self._roster[authors.pop()].solo += 1
         self.version += 1
-        self.clock += sum(share * scale * update.steps for update, _, scale, _ in pending)
+        for item, weight in zip(pending, weights, strict=True):
+            self.clock += weight * item.scale * item.update.steps
+            self._record(item, weight, now)
 
-    def _record(
-        self, update: Update, attempt: _Attempt, member: Member, staleness: float, scale: float
-    ) -> None:
-        rows, now = update.stop - update.start, self._now() - self._began
-        number = attempt.visit.epoch
-        epoch = self._epochs.setdefault(number, _Epoch(began=now - update.seconds_compute))
+    def _weights(self, pending: list[_Pending], learners: int) -> Sequence[float]:
+        """Return the weights of updates that are applied together."""
+        # Who is late keeps its share of a round for the next one; a strict round is all there is.
+        whole = 1.0 if self._gate.collective and self._gate.strict else len(pending) / learners
+        if self._aggregator is None:
+            return [whole / len(pending)] * len(pending)
+        weights = self._aggregator.weights([item.update.volatility for item in pending])
+        return [whole * weight for weight in weights]
+
+    def _record(self, item: _Pending, weight: float, now: float) -> None:
+        update, visit = item.update, item.attempt.visit
+        rows, seconds = update.stop - update.start, now - self._began
+        epoch = self._epochs.setdefault(visit.epoch, _Epoch(began=seconds - update.seconds_compute))
         epoch.rows += rows
         epoch.loss += update.loss
-        epoch.ended = now
+        epoch.ended = seconds
         self._rounds.append(
             RoundRecord(
-                learner=attempt.learner,
-                worker=member.worker,
-                epoch=number,
+                learner=item.attempt.learner,
+                worker=self._roster[item.attempt.learner].worker,
+                epoch=visit.epoch,
                 visit=update.visit,
                 rows=rows,
                 steps=update.steps,
                 round_size=update.round_size,
                 version=self.version,
-                staleness=staleness,
+                staleness=item.staleness,
                 context=update.context,
                 rate_scale=update.rate_scale,
-                applied=scale,
+                applied=item.scale,
+                weight=weight,
+                volatility=update.volatility,
                 latency=update.link.median,
                 efficiency=update.efficiency,
                 loss=update.loss / rows,
                 seconds_compute=update.seconds_compute,
                 seconds_exchange=update.seconds_exchange,
-                time=now,
+                time=seconds,
             )
         )
         if self._monitor is not None and self._monitor.observe(rows, update.loss) and not self._converged:
             # Epochs under way are finished: every row counts equally often.
             self._converged, self._last_epoch = True, self._newest_epoch
 
-    def _answer(self, attempt: _Attempt, member: Member, staleness: float) -> Answer:
+    def _answer(self, attempt: _Attempt, member: Member, now: float) -> Answer:
         round_size, efficiency = self._roster.next_round(attempt.learner)
         attempt.answer = Answer(
             accepted=True,
@@ -347,14 +475,23 @@ class ParameterServer:
             version=self.version,
             foreign=self.version - member.solo,
             clock=self.clock,
-            staleness=staleness,
+            staleness=attempt.staleness,
             round_size=round_size,
             efficiency=efficiency,
-            peers=self._roster.peers(attempt.learner, self._now()),
+            peers=self._peers(attempt.learner, now),
             reference=self._roster.reference(),
             last_epoch=self._last_epoch,
+            seconds_held=now - attempt.arrived if attempt.ticket is not None else 0.0,
         )
         return attempt.answer
+
+    def _peers(self, learner: str, now: float) -> float:
+        """Return the rate of the updates that come in between; see `skdist.control.staleness`."""
+        if not self._gate.collective:
+            return self._roster.peers(learner, now)
+        if self._gate.strict or self._gate.members < 2:
+            return 0.0
+        return self._roster.peers(learner, now) / (self._gate.members - 1)
 
     def _refuse(self, attempt: _Attempt) -> Answer:
         return Answer(
@@ -362,3 +499,13 @@ class ParameterServer:
             clock=self.clock, staleness=math.nan, round_size=self._batch_size, efficiency=1.0, peers=0.0,
             reference=0.0, last_epoch=self._last_epoch,
         )  # fmt: skip
+
+
+def _deliver(released: list[tuple[Future[Answer], Answer]], own: Future[Answer] | None = None) -> Any:
+    """Resolve futures, outside the lock; return the caller's own answer, or its future if it has none."""
+    mine: Any = own
+    for ticket, answer in released:
+        if ticket is own:
+            mine = answer
+        ticket.set_result(answer)
+    return mine

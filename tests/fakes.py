@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +12,7 @@ from skdist.control.schedules import CONSTANT, Schedule
 from skdist.learner import run_visit
 from skdist.messages import Join, Link, Segment, Update, Visit
 from skdist.models.partition import convert
-from skdist.preparation import build_model, find_classes, summarize
+from skdist.preparation import build_model, find_classes, summarize, weigh_classes
 
 CONSTANT_RATE = Schedule(CONSTANT, 0.1)
 
@@ -52,7 +53,7 @@ class RowModel:
     def steps(self, rows):
         return -(-rows // self.batch_size)
 
-    def train(self, state, partition, order, start, stop, t):
+    def train(self, state, partition, order, start, stop, t, noise=None):
         if self.on_train is not None:
             self.on_train(stop - start)
         for first in range(start, stop, self.batch_size):
@@ -83,7 +84,17 @@ class FakeLearner:
         order = Visit(visit, epoch, (Segment(0, 0, rows),))
         self.answer = server.join(Join(order, self.attempt, name, worker or name, self.link))
 
-    def update(self, rows=8, steps=1, change=None, scale=1.0, seconds_per_row=0.0, loss=0.0, start=None):
+    def update(
+        self,
+        rows=8,
+        steps=1,
+        change=None,
+        scale=1.0,
+        seconds_per_row=0.0,
+        loss=0.0,
+        start=None,
+        volatility=math.nan,
+    ):
         """Return the next update; by default it adds 1/steps-independent ones to the rows it covers."""
         start = self.offset if start is None else start
         state = self.answer.state.copy()
@@ -100,6 +111,7 @@ class FakeLearner:
             state=state,
             base=self.answer.foreign,
             loss=loss,
+            volatility=volatility,
             context=0.0,
             rate_scale=scale,
             round_size=rows,
@@ -171,7 +183,9 @@ def linear_model(X, y, sample_weight=None, **params):
     partition = convert(X, y, sample_weight)
     summary = summarize(partition)
     classes = find_classes([summary])
-    model = build_model(summary.moments, len(classes), summary.dtype, **{**MODEL, **params})
+    model = build_model(
+        summary.moments, weigh_classes([summary], classes), summary.dtype, **{**MODEL, **params}
+    )
     return model, partition
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from skdist.control.schedules import AutoRate
+from skdist.control.schedules import AutoRate, label_spread
 from skdist.models.partition import convert
 from skdist.preparation import automatic_batch_size, find_classes, summarize
 from tests.fakes import linear_model, rows_of
@@ -32,7 +32,7 @@ def test_auto_rate_scales_by_the_moments_and_takes_its_step_from_them():
     np.testing.assert_allclose(model.scale, 1 / X.var(axis=0))
     np.testing.assert_allclose(model.center, X.mean(axis=0))
     assert model.schedule.eta0 == pytest.approx(
-        2.0 * 16 / 16 / (0.25 * 4)
+        2.0 * 16 / 8 / (0.25 * 4 * label_spread(np.bincount(y)))
     )  # noise bounds it: steps of 16 rows
     assert model.averaged
     assert model.schedule.adaptive

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
+import time
 from collections.abc import Awaitable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,12 @@ from skdist.exceptions import ServerLostError
 from skdist.fitting import FitSettings, build_server
 from skdist.messages import Answer, Join, Update
 from skdist.server import Outcome, ParameterServer
+
+#: An answer that the gate holds back is waited for this long in one call.
+HOLD_SECONDS = 5.0
+
+#: Models up to this size are dealt with on the event loop: handing them to a thread takes longer.
+LOOP_BYTES = 1 << 16
 
 #: An exchange that takes longer has lost its server. Dask lets calls that never reach an actor hang.
 EXCHANGE_SECONDS = 30.0
@@ -54,9 +61,41 @@ class ServerActor:
         """See `ParameterServer.join`."""
         return self._served().join(join)
 
-    def push(self, update: Update) -> Answer:
-        """See `ParameterServer.push`."""
+    def push(self, update: Update) -> Answer | Future[Answer]:
+        """See `ParameterServer.push`; for learners on this worker."""
         return self._served().push(update)
+
+    async def exchange(self, update: Update) -> Answer | None:
+        """Push an update and return the answer when the gate lets it go.
+
+        Runs on the worker's event loop, which must not be held up by arithmetic.
+
+        Returns
+        -------
+        Answer or None
+            None after `HOLD_SECONDS`: the learner asks again with the same update.
+        """
+        server = self._served()
+        if update.state.nbytes < LOOP_BYTES:
+            reply = server.push(update)
+        else:
+            reply = await asyncio.to_thread(server.push, update)
+        until = time.monotonic() + HOLD_SECONDS
+        while isinstance(reply, Future) and time.monotonic() < until:
+            waiting = asyncio.wrap_future(reply)
+            try:
+                return await asyncio.wait_for(asyncio.shield(waiting), server.patience())
+            except TimeoutError:
+                server.expire()
+        return None if isinstance(reply, Future) else reply
+
+    def patience(self) -> float:
+        """See `ParameterServer.patience`."""
+        return self._served().patience()
+
+    def expire(self) -> None:
+        """See `ParameterServer.expire`."""
+        self._served().expire()
 
     def retire(self, visit: int) -> int:
         """See `ParameterServer.retire`."""
@@ -115,7 +154,7 @@ class ServerRef:
         """Return whether the actor lives in this worker: a call is then a function call."""
         return bool(worker.address == self.address)
 
-    def post(self, worker: Any, method: str, *args: Any) -> concurrent.futures.Future[Any]:
+    def post(self, worker: Any, method: str, *args: Any) -> Future[Any]:
         """Start a call from a task's thread and return its future."""
         return asyncio.run_coroutine_threadsafe(self._execute(worker, method, args), worker.loop.asyncio_loop)
 
@@ -134,11 +173,11 @@ class ServerRef:
             return getattr(actor, method)(*args)
         return self.wait(self.post(worker, method, *args))
 
-    def wait(self, future: concurrent.futures.Future[Any]) -> Any:
+    def wait(self, future: Future[Any]) -> Any:
         """Return the result of a call that was posted; raises as `call`."""
         try:
             return future.result(EXCHANGE_SECONDS)
-        except concurrent.futures.TimeoutError:
+        except TimeoutError:
             future.cancel()
             raise ServerLostError(
                 f"The parameter server on {self.address} did not answer within {EXCHANGE_SECONDS:.0f} s."

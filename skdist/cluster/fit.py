@@ -22,9 +22,16 @@ from skdist.cluster.partitions import Partitions
 from skdist.cluster.plugin import LearnerPlugin
 from skdist.cluster.source import Source, delayed_call
 from skdist.control.dispatch import Dispatcher
-from skdist.control.latency import LatencyBatchSizer
 from skdist.exceptions import DataLostError, NoWorkersError, ServerLostError, VisitFailedError
-from skdist.fitting import FitResult, FitSettings, Progress, conclude, lost_records, visit_records
+from skdist.fitting import (
+    FitResult,
+    FitSettings,
+    Progress,
+    build_dispatcher,
+    conclude,
+    lost_records,
+    visit_records,
+)
 from skdist.history import History
 from skdist.messages import VisitReport
 
@@ -146,14 +153,14 @@ class ClusterFit:
         await self._call(
             "begin", model, self.plan.classes, self.settings, state, sum(rows), n_learners, clock
         )
-        dispatcher = Dispatcher(
+        dispatcher = build_dispatcher(
+            self.settings,
+            model,
             rows,
             {number: summary.worker for number, summary in enumerate(summaries)},
-            max_iter=self.settings.max_iter,
-            seed=self.settings.seed,
-            shuffle=self.settings.shuffle,
+            workers,
             seconds_per_row=1e-9 * sum(s.nbytes for s in summaries) / max(sum(rows), 1),
-            step=model.batch_size,
+            queue=1,
         )
         await self._visit_all(dispatcher, workers)
         result = conclude(await self._call("finish"), self._history, dispatcher.last_epoch + 1)
@@ -216,9 +223,7 @@ class ClusterFit:
         self._server = ServerRef(holders[key][0], key)
 
     async def _register_plugin(self) -> None:
-        # Without a sizer the latencies still predict staleness.
-        window = (self.settings.sizer or LatencyBatchSizer()).window
-        plugin = LearnerPlugin(self.name, window, self.settings.adapter, self.settings.collect)
+        plugin = LearnerPlugin(self.name, self.settings)
         self._registered = True  # from now on there may be something to undo
         replies = await self.client.register_plugin(plugin, name=self.name)
         for reply in replies.values():

@@ -10,8 +10,8 @@ from typing import Any
 from distributed import WorkerPlugin
 
 from skdist.cluster.actor import ServerRef
-from skdist.control.staleness import StalenessWindow
 from skdist.control.windows import LatencyWindow
+from skdist.fitting import FitSettings, build_learner
 from skdist.learner import Learner
 from skdist.messages import Link
 
@@ -30,24 +30,18 @@ class LearnerPlugin(WorkerPlugin):
     ----------
     name : str
         Unique per fit: a plugin of the same name would be replaced.
-    window : int
-        Latencies that are remembered.
-    adapter : StalenessWindow or None
-        For the learners.
-    collect : int
-        For the learners.
+    settings : FitSettings
+        Of the fit.
     """
 
-    def __init__(self, name: str, window: int, adapter: StalenessWindow | None, collect: int) -> None:
+    def __init__(self, name: str, settings: FitSettings) -> None:
         self.name = name
-        self._size = window
-        self._adapter = adapter
-        self._collect = collect
+        self._settings = settings
 
     async def setup(self, worker: Any) -> None:
         """Start to sample, and fill the window with a few quick heartbeats."""
         self.worker = worker
-        self.latencies = LatencyWindow(self._size)
+        self.latencies = LatencyWindow(self._settings.window)
         self._model: Any = None
         self._model_lock = threading.Lock()
         self._lock = threading.Lock()
@@ -94,7 +88,7 @@ class LearnerPlugin(WorkerPlugin):
                 return self._idle.pop()
             self._made += 1
             name = f"{self.worker.address}/{self._made}"
-        return Learner(name, self.worker.address, self._adapter, self._collect, self.link)
+        return build_learner(self._settings, name, self.worker.address, self.link)
 
     def return_learner(self, learner: Learner) -> None:
         """Make a learner free for the next visit."""

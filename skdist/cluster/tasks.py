@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from typing import Any
 
-from distributed import get_worker
+from distributed import get_worker, secede
 
 from skdist.cluster.actor import ServerRef
 from skdist.learner import Learner, run_visit
@@ -16,6 +16,9 @@ from skdist.messages import Answer, Join, Update, Visit, VisitReport
 from skdist.models.linear import as_rows
 from skdist.models.partition import Partition, convert
 from skdist.preparation import Summary, summarize
+
+#: A visit that has waited this long for others gives its thread to the worker's other tasks, in seconds.
+SECEDE_SECONDS = 0.1
 
 
 def prepare(number: int, X: Any, y: Any, sample_weight: Any) -> Partition:
@@ -97,7 +100,7 @@ def _run(
         rows = as_rows(partition.X, model.dtype, model.sparse)
         weights = partition.weights.astype(model.dtype, copy=False)
         blocks[segment.partition] = replace(partition.globally(classes), X=rows, weights=weights)
-    local = ref.is_local(worker)
+    thread = TaskThread()
     loop = run_visit(order, blocks, model, learner, attempt, answer)
     exchange: Exchange | None = None
     reply: Answer | None = None
@@ -109,13 +112,11 @@ def _run(
             return end.value, last_epoch
         reply = None
         if isinstance(request, Update):
-            if local:
-                reply = ref.call(worker, "push", request)
-            else:
-                exchange = Exchange(ref, ref.post(worker, "push", request))
+            exchange = Exchange(ref, worker, request)
+            if exchange.done():  # the server is here
+                reply, learner.seconds_exchange = exchange.result(thread)
         elif exchange is not None and (request.must_wait or exchange.done()):
-            reply, learner.seconds_exchange = exchange.result()
-            exchange = None
+            reply, learner.seconds_exchange = exchange.result(thread)
         if reply is not None:
             last_epoch = reply.last_epoch
 
@@ -127,17 +128,34 @@ class Exchange:
     ----------
     ref : ServerRef
         The server.
-    future : Future
-        Of the answer.
+    worker : Worker
+        This one.
+    update : Update
+        What to send.
     """
 
-    def __init__(self, ref: ServerRef, future: Future[Answer]) -> None:
-        self._ref, self._future = ref, future
+    def __init__(self, ref: ServerRef, worker: Any, update: Update) -> None:
+        self._ref, self._worker, self._update = ref, worker, update
+        self._here = ref.is_local(worker)
         self._posted = time.perf_counter()
         self._answered: float | None = None
-        future.add_done_callback(self._stop)
+        self._future = self._send()
 
-    def _stop(self, _: Future[Answer]) -> None:
+    def _send(self) -> Future[Answer | None]:
+        future: Future[Answer | None]
+        if self._here:
+            reply = self._ref.call(self._worker, "push", self._update)
+            if not isinstance(reply, Future):
+                future = Future()
+                future.set_result(reply)
+                return future
+            future = reply
+        else:
+            future = self._ref.post(self._worker, "exchange", self._update)
+        future.add_done_callback(self._stop)
+        return future
+
+    def _stop(self, _: Future[Answer | None]) -> None:
         # When it came, not when a learner that is training looks for it.
         self._answered = time.perf_counter()
 
@@ -145,9 +163,43 @@ class Exchange:
         """Whether the answer is there."""
         return self._future.done()
 
-    def result(self) -> tuple[Answer, float]:
+    def result(self, thread: TaskThread) -> tuple[Answer, float]:
         """Return the answer and the seconds of the exchange, waiting for it if need be."""
-        answer = self._ref.wait(self._future)
+        answer: Answer | None = None
+        while answer is None:
+            if not self._wait(SECEDE_SECONDS):
+                thread.give_away()
+            answer = self._local() if self._here else self._ref.wait(self._future)
+            if answer is None:
+                self._future = self._send()  # the same again, which changes nothing
         # Who waits may be woken before the callback has run.
         answered = self._answered if self._answered is not None else time.perf_counter()
-        return answer, answered - self._posted
+        return answer, max(answered - self._posted - answer.seconds_held, 0.0)
+
+    def _wait(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while not self._future.done() and (left := until - time.monotonic()) > 0:
+            if self._here:
+                left = min(left, self._ref.call(self._worker, "patience"))
+            wait([self._future], left)
+            if self._here:
+                self._ref.call(self._worker, "expire")
+        return self._future.done()
+
+    def _local(self) -> Answer | None:
+        while not self._wait(1.0):
+            pass
+        return self._future.result()
+
+
+class TaskThread:
+    """The thread of a task, which it may give away while it waits."""
+
+    def __init__(self) -> None:
+        self._given = False
+
+    def give_away(self) -> None:
+        """Let the worker run other tasks meanwhile: those that are waited for may be among them."""
+        if not self._given:
+            self._given = True
+            secede()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
-import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
@@ -93,19 +93,26 @@ class LatencyBatchSizer(BaseEstimator):
         others : iterable of float
             The latencies of all other workers; used by ``threshold='auto'`` only.
         """
+        finite = [latency for latency in others if math.isfinite(latency)]
+        return self.efficiency_below(own, self.limit(statistics.median(finite) if finite else None))
+
+    def efficiency_below(self, own: Sequence[float], limit: float) -> float:
+        """Return the efficiency for a threshold in seconds."""
         if not len(own):
             return 1.0
-        limit = self.limit(others)
         return sum(latency < limit for latency in own) / len(own)
 
-    def limit(self, others: Iterable[float]) -> float:
-        """Return the threshold in seconds; infinite where ``'auto'`` has nobody to compare with."""
-        if self.threshold != "auto":
+    def limit(self, median: float | None) -> float:
+        """Return the threshold in seconds; infinite where ``'auto'`` has nobody to compare with.
+
+        Parameters
+        ----------
+        median : float or None
+            Of the finite latencies of all other workers, in seconds.
+        """
+        if not isinstance(self.threshold, str):
             return float(self.threshold)
-        finite = [latency for latency in others if math.isfinite(latency)]
-        if not finite:
-            return math.inf
-        return max(2 * float(np.median(finite)), LEAST_AUTO_THRESHOLD)
+        return math.inf if median is None else max(2 * median, LEAST_AUTO_THRESHOLD)
 
     def size(self, efficiency: float, standard: int) -> int:
         """Return ``B = round(e / (1 + e) * B0)`` in rows, before the owner clips it."""

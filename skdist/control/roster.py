@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections import deque
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from skdist.control.latency import LONGEST_OVER_SHORTEST, LatencyBatchSizer, automatic_standard
 from skdist.control.staleness import StalenessWindow
@@ -37,6 +37,8 @@ class Member:
         Visits that it runs.
     seen : float
         When it was last heard of.
+    pace : float
+        Rounds per second that it counts with among the peers of others.
     """
 
     worker: str
@@ -48,10 +50,58 @@ class Member:
     round_size: int = 0
     visits: int = 0
     seen: float = 0.0
+    pace: float = 0.0
+
+
+class Latencies:
+    """The finite latencies of all workers, sorted, and the median of those of all but one.
+
+    So that a thousand learners can each ask for the median of the others after every round.
+    """
+
+    def __init__(self) -> None:
+        self._sorted: list[float] = []
+        self._own: dict[str, tuple[float, ...]] = {}
+
+    def update(self, worker: str, latencies: tuple[float, ...]) -> None:
+        """Replace the latencies of a worker."""
+        old = self._own.get(worker, ())
+        if old == latencies:
+            return
+        for latency in old:
+            if latency < float("inf"):
+                del self._sorted[bisect_left(self._sorted, latency)]
+        for latency in latencies:
+            if latency < float("inf"):
+                insort(self._sorted, latency)
+        self._own[worker] = latencies
+
+    def median_without(self, worker: str) -> float | None:
+        """Return the median of the latencies of all other workers; None where there are none."""
+        places: list[int] = []
+        for latency in sorted(value for value in self._own.get(worker, ()) if value < float("inf")):
+            place = bisect_left(self._sorted, latency)
+            # Equal values of one worker take neighbouring places.
+            places.append(max(place, places[-1] + 1) if places else place)
+        count = len(self._sorted) - len(places)
+        if not count:
+            return None
+        middle = [self._sorted[_skip(rank, places)] for rank in {(count - 1) // 2, count // 2}]
+        return sum(middle) / len(middle)
+
+
+def _skip(rank: int, places: list[int]) -> int:
+    """Return the index of the ``rank``-th item that is not at one of the sorted ``places``."""
+    for place in places:
+        if place <= rank:
+            rank += 1
+    return rank
 
 
 class Roster:
     """Sizes the rounds of each learner and predicts whom its updates will meet.
+
+    Every question takes the same time, however many learners there are.
 
     Parameters
     ----------
@@ -62,7 +112,9 @@ class Roster:
     round_size : 'auto' or int
         ``B0`` in rows.
     batch_size : int
-        Rows of a step; no round is shorter.
+        Rows of a step.
+    shortest : int
+        Rows of the shortest round.
     n_rows : int
         Rows of an epoch; no round is longer.
     n_learners : int
@@ -75,16 +127,27 @@ class Roster:
         sizer: LatencyBatchSizer | None,
         round_size: str | int,
         batch_size: int,
+        shortest: int,
         n_rows: int,
         n_learners: int,
     ) -> None:
         self._adapter, self._sizer = adapter, sizer
-        self._round_size, self._batch_size = round_size, batch_size
+        self._round_size, self._batch_size, self._shortest = round_size, batch_size, shortest
         self._n_rows, self._n_learners = n_rows, n_learners
         self._members: dict[str, Member] = {}
+        self._latencies = Latencies()
+        self._pauses: deque[tuple[float, str, float]] = deque()
+        self._pace = 0.0
+        # Sums over the members, of whom so many are known to have trained.
+        self._trained, self._seconds_per_row, self._rows_per_second = 0, 0.0, 0.0
+        self._staleness, self._samples = 0.0, 0
+        self._slowest_exchange, self._unseen = 0.0, 0
 
     def __getitem__(self, name: str) -> Member:
         return self._members[name]
+
+    def __len__(self) -> int:
+        return len(self._members)
 
     def enlist(self, name: str, worker: str, link: Link, now: float) -> Member:
         """Return the learner of that name, made if need be, with news of its link."""
@@ -93,6 +156,7 @@ class Roster:
             window = SlidingWindow(self._adapter.window if self._adapter else 1)
             member = self._members[name] = Member(worker, window)
         member.link, member.seen = link, now
+        self._latencies.update(worker, link.latencies)
         return member
 
     def heard(
@@ -100,68 +164,105 @@ class Roster:
     ) -> Member:
         """Take in what an update says of its learner, and return it."""
         member = self._members[name]
-        member.link, member.seen, member.seconds_per_row = link, now, seconds_per_row
+        member.link, member.seen = link, now
+        self._latencies.update(member.worker, link.latencies)
+        if member.seconds_per_row > 0:
+            self._trained -= 1
+            self._seconds_per_row -= member.seconds_per_row
+            self._rows_per_second -= 1 / member.seconds_per_row
+        if seconds_per_row > 0:
+            self._trained += 1
+            self._seconds_per_row += seconds_per_row
+            self._rows_per_second += 1 / seconds_per_row
+        member.seconds_per_row = seconds_per_row
         member.seconds_exchange = smoothed(member.seconds_exchange, seconds_exchange)
         return member
+
+    def met(self, name: str, staleness: float) -> None:
+        """Take in the staleness of an update, which counts for the rounds after it."""
+        dropped = self._members[name].staleness.append(staleness)
+        self._staleness += staleness - (dropped or 0.0)
+        self._samples += dropped is None
+
+    def start(self, name: str) -> None:
+        """Take in that a learner begins a visit."""
+        self._members[name].visits += 1
+
+    def end(self, name: str) -> None:
+        """Take in that a learner ends a visit."""
+        member = self._members[name]
+        member.visits -= 1
+        if not member.visits:
+            wait = max(PAUSE_SECONDS, 2 / member.pace if member.pace else 0.0)
+            self._pauses.append((member.seen + wait, name, member.seen))
 
     def reference(self) -> float:
         """Return the reference staleness R, in versions."""
         if self._adapter is None:
             return 0.0
-        if self._adapter.reference != "mean":
-            return self._adapter.reference_staleness(0.0)
-        values = [value for member in self._members.values() for value in member.staleness]
-        return self._adapter.reference_staleness(float(np.mean(values)) if values else 0.0)
+        return self._adapter.reference_staleness(self._staleness / max(self._samples, 1))
 
     def peers(self, name: str, now: float) -> float:
         """Return ``sum_j 1 / T_j``, in rounds per second, over the other learners at work.
 
         One that is between two visits is about to go on; one that has been away for longer is not.
         """
-        total = 0.0
-        for other, member in self._members.items():
-            if other == name or member.seconds_per_row <= 0:
-                continue
-            seconds = member.round_size * member.seconds_per_row + 2 * member.link.median
-            if member.visits > 0 or now - member.seen < max(PAUSE_SECONDS, 2 * seconds):
-                total += 1 / seconds
-        return total
+        while self._pauses and self._pauses[0][0] <= now:
+            _, other, seen = self._pauses.popleft()
+            member = self._members[other]
+            if not member.visits and member.seen == seen:
+                self._set_pace(member, 0.0)
+        return max(self._pace - self._members[name].pace, 0.0)
 
     def next_round(self, name: str) -> tuple[int, float]:
         """Set and return the rows of a learner's next round, and the efficiency they come from.
 
-        The one place where a size is bounded: from below by a sixteenth of the standard round and by a
-        mini-batch, from above by the rows there are.
+        The one place where a size is bounded: from below by a sixteenth of the standard round and by the
+        shortest one, from above by the rows there are. Where the standard is ours to choose, the round of a
+        slow learner lasts no longer than that of a usual one: its updates are then no staler than theirs, and
+        its rows count as much.
         """
         member, sizer = self._members[name], self._sizer
         standard = self._standard()
         efficiency, size = 1.0, standard
         if sizer is not None:
-            links = {m.worker: m.link for m in self._members.values() if m.worker != member.worker}
-            others = [latency for link in links.values() for latency in link.latencies]
-            efficiency = sizer.efficiency(member.link.latencies, others)
+            median = self._latencies.median_without(member.worker)
+            efficiency = sizer.efficiency_below(member.link.latencies, sizer.limit(median))
             if sizer.rule == "efficiency":
                 size = sizer.size(efficiency, standard)
             else:
-                size = sizer.balanced_size(
-                    standard, member.seconds_per_row, self._mean_seconds_per_row(), member.round_size
-                )
-        shortest = max(standard // LONGEST_OVER_SHORTEST, self._batch_size)
+                mean = self._seconds_per_row / max(self._trained, 1)
+                size = sizer.balanced_size(standard, member.seconds_per_row, mean, member.round_size)
+        shortest = max(standard // LONGEST_OVER_SHORTEST, self._shortest)
+        if isinstance(self._round_size, str) and member.seconds_per_row > 0:
+            size = min(size, int(standard * self._usual_seconds_per_row() / member.seconds_per_row))
+            shortest = min(shortest, max(size, self._batch_size))
         member.round_size = min(max(size, shortest), max(self._n_rows, self._batch_size))
+        seconds = member.round_size * member.seconds_per_row + 2 * member.link.median
+        self._set_pace(member, 1 / seconds if member.seconds_per_row > 0 else 0.0)
         return member.round_size, efficiency
 
+    def _set_pace(self, member: Member, pace: float) -> None:
+        self._pace += pace - member.pace
+        member.pace = pace
+
     def _standard(self) -> int:
-        """Return ``B0`` in rows, one for all: from the slowest exchange and the mean training time."""
+        """Return ``B0`` in rows, one for all: from the slowest exchange and the usual training time."""
         if not isinstance(self._round_size, str):
             return self._round_size
+        # Looking at all members after each round of each would take the square of their number.
+        if self._unseen <= 0:
+            self._slowest_exchange = max(member.seconds_exchange for member in self._members.values())
+            self._unseen = len(self._members)
+        self._unseen -= 1
         return automatic_standard(
-            self._mean_seconds_per_row(),
-            max((member.seconds_exchange for member in self._members.values()), default=0.0),
+            self._usual_seconds_per_row(),
+            self._slowest_exchange,
             self._n_rows // max(self._n_learners, len(self._members)),
             self._batch_size,
             doubled=self._sizer is not None and self._sizer.rule == "efficiency",
         )
 
-    def _mean_seconds_per_row(self) -> float:
-        known = [m.seconds_per_row for m in self._members.values() if m.seconds_per_row > 0]
-        return sum(known) / len(known) if known else 0.0
+    def _usual_seconds_per_row(self) -> float:
+        """Return the training time at the mean speed: a few slow learners do not change it much."""
+        return self._trained / self._rows_per_second if self._trained else 0.0

@@ -54,11 +54,12 @@ class AutoRate(BaseEstimator):
     Features are centred and scaled inside the step by their first and second moments, and the step size
     is the inverse of the curvature that the mean squared row norm then bounds::
 
-        eta = scale / (L n) * min(1.5 / (a mean(w)), b/16 mean(w) / mean(w^2), 1.5 b / max(w))
+        eta = scale / (L n) * min(1.5 / (a v mean(w)), b/16 mean(w) / (v mean(w^2)), 1.5 b / max(w))
         n = mean_i (1 + sum_j scale_j (x_ij - center_j)^2)
 
     with the curvature ``L`` of the loss (1/4 for log_loss), sample weights ``w``, ``b`` rows in a step,
     and the alignment ``a`` of the features, the share of the norm ``n`` that may lie in one direction. The
+    ``v`` is the share of the curvature that the labels leave (`label_spread`): 1 for balanced ones. The
     first bound keeps steps stable, the second their noise low, the third holds for the heaviest row alone.
     The step stays constant; the model is the running average of the iterates, so no horizon has to be known.
 
@@ -90,6 +91,7 @@ class AutoRate(BaseEstimator):
         alignment: float,
         batch_size: int,
         weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        spread: float = 1.0,
     ) -> float:
         """Return ``eta``.
 
@@ -105,10 +107,34 @@ class AutoRate(BaseEstimator):
             Rows of a step.
         weights : tuple of float
             Mean, mean square and maximum of the sample weights.
+        spread : float
+            Share of the curvature that the labels leave on average, in (0, 1].
         """
         mean, square, most = weights
-        bounds = 1.5 / (alignment * mean), batch_size / 16 * mean / square, 1.5 * batch_size / most
+        stable, quiet = 1.5 / (alignment * mean), batch_size / 8 * mean / square
+        bounds = stable / spread, quiet / spread, 1.5 * batch_size / most
         return self.scale * min(bounds) / (curvature * mean_square_norm)
+
+
+def label_spread(class_weights: np.ndarray) -> float:
+    """Return which share of the largest curvature of the log-loss the labels leave, in [1/4, 1].
+
+    The curvature is ``p (1 - p)``, at most 1/4. If the probabilities are right on average, its mean is at
+    most ``q (1 - q)`` with the frequency ``q`` of the class. Returned is the mean of ``4 q (1 - q)`` over the
+    rows, each with its own class, and at least 1/4: rare labels matter most where they are undecided.
+
+    Parameters
+    ----------
+    class_weights : ndarray of shape (n_classes,)
+        Sum of the sample weights of each class.
+
+    Examples
+    --------
+    >>> label_spread(np.array([50.0, 50.0])), label_spread(np.array([10.0] * 10))
+    (1.0, 0.36)
+    """
+    shares = class_weights / class_weights.sum()
+    return max(float(shares @ (4 * shares * (1 - shares))), 0.25)
 
 
 def named_schedule(name: str, *, eta0: float, power_t: float, alpha: float, average_from: float) -> Schedule:

@@ -109,6 +109,8 @@ class StalenessWindow(BaseEstimator):
         return (count * observed + self.prior_weight * max(predicted, 0.0)) / total
 
     def _condense(self, samples: Sequence[float]) -> float:
+        if self.quantile is None and self.discount == 1.0:
+            return math.fsum(samples) / len(samples)
         values = np.asarray(samples, dtype=float)
         if self.quantile is not None:
             return float(np.quantile(values, self.quantile))
@@ -138,11 +140,12 @@ class StalenessWindow(BaseEstimator):
         return float(self.reference)
 
 
-def predicted_context(round_seconds: float, peers: float, collect: int = 1) -> float:
+def predicted_context(round_seconds: float, peers: float, collect: int = 1, gathered: bool = False) -> float:
     """Return the staleness that round times predict.
 
     While one round of ``round_seconds`` is under way, every other learner j makes
-    ``round_seconds / T_j`` updates: ``sum_j (T_i / T_j) / c``.
+    ``round_seconds / T_j`` updates: ``sum_j (T_i / T_j) / c``. Where a version is made of an update of each
+    learner, one of the versions under way is the one that this update becomes part of.
 
     Parameters
     ----------
@@ -152,5 +155,9 @@ def predicted_context(round_seconds: float, peers: float, collect: int = 1) -> f
         ``sum_j 1 / T_j`` over the other learners, in rounds per second.
     collect : int, default=1
         Updates that make one version.
+    gathered : bool, default=False
+        Whether a version is made of an update of each learner; ``peers`` is then the mean over them.
     """
+    if gathered:
+        return max(round_seconds * peers - 1, 0.0)
     return round_seconds * peers / collect

@@ -24,9 +24,12 @@ class SlidingWindow:
     def __init__(self, size: int) -> None:
         self._values: deque[float] = deque(maxlen=size)
 
-    def append(self, value: float) -> None:
-        """Take a value in."""
-        self._values.append(float(value))
+    def append(self, value: float) -> float | None:
+        """Take a value in; return the one that dropped out for it."""
+        values = self._values
+        dropped = values[0] if len(values) == values.maxlen else None
+        values.append(float(value))
+        return dropped
 
     def sample(self, stride: int = 1) -> tuple[float, ...]:
         """Return every ``stride``-th value, newest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -13,15 +14,17 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
+from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
 from skdist.estimators import prediction
-from skdist.estimators.plan import Past, Plan, Training, train_in_process
+from skdist.estimators.plan import Past, Plan, Training, train_in_process, train_simulated
 from skdist.estimators.routing import choose_client, is_collection
 from skdist.estimators.settings import SettingsMixin
 from skdist.fitting import FitResult, FitSettings
 from skdist.models.partition import bytes_of
+from skdist.simulator import active_cluster
 
 
 class DistributedSGDBase(SettingsMixin):
@@ -37,12 +40,12 @@ class DistributedSGDBase(SettingsMixin):
         "penalty": ({"l1", "elasticnet"}, "Use 'l2' or None."),
         "learning_rate": ({"adaptive", "pa1", "pa2"}, "Use 'auto', which needs no tuning."),
         "early_stopping": ({True}, "Training stops when the training loss settles (tol, n_iter_no_change)."),
-        "mode": ({"sync", "ssp"}, "Use 'async'."),
     }
 
     _auto_settings: ClassVar[dict[str, Any]] = {
         "rate_adapter": StalenessWindow,
         "batch_sizer": LatencyBatchSizer,
+        "aggregator": InverseVolatility,
         "learning_rate": AutoRate,
     }
 
@@ -69,14 +72,16 @@ class DistributedSGDBase(SettingsMixin):
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
         "average": [Interval(Integral, 0, None, closed="neither"), "boolean"],
-        "mode": [StrOptions({"async"} | _unavailable["mode"][0])],
+        "mode": [StrOptions({"async", "ssp", "sync"})],
+        "max_staleness": [Interval(Integral, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "round_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "rate_adapter": [StrOptions({"auto"}), StalenessWindow, None],
         "batch_sizer": [StrOptions({"auto"}), LatencyBatchSizer, None],
         "planner": [StrOptions({"auto"}), None],
-        "aggregator": [StrOptions({"auto"}), None],
-        "collect": [Interval(Integral, 1, None, closed="left")],
+        "aggregator": [StrOptions({"auto", "uniform"}), InverseVolatility, None],
+        "collect": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "server_momentum": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
         "client": "no_validation",
     }
 
@@ -87,6 +92,22 @@ class DistributedSGDBase(SettingsMixin):
                 raise ValueError(f"{name}={value!r} is not available yet. {advice}")
         if self.class_weight is not None:
             raise ValueError("class_weight is not available yet. Pass sample_weight, which does the same.")
+
+    def _aggregator(self) -> InverseVolatility | None:
+        """Return what weighs updates that are applied together; 'auto' is method B's in sync mode."""
+        aggregator: Any = self.aggregator
+        if aggregator == "auto":
+            aggregator = InverseVolatility() if self.mode == "sync" else None
+        if aggregator is None or isinstance(aggregator, str):
+            return None
+        if self.mode != "sync" and (self.collect == 1 or (self.mode == "ssp" and self.collect == "auto")):
+            raise ValueError(
+                f"aggregator={aggregator!r} weighs updates that are applied together, but mode={self.mode!r} "
+                "with collect=1 applies each alone. Use mode='sync', a larger collect, or aggregator='auto'."
+            )
+        aggregator._validate_params()
+        chosen: InverseVolatility = aggregator
+        return chosen
 
     def _train(
         self,
@@ -104,8 +125,12 @@ class DistributedSGDBase(SettingsMixin):
         settings = FitSettings(
             adapter=self._setting("rate_adapter"),
             sizer=self._setting("batch_sizer"),
+            aggregator=self._aggregator(),
+            mode=self.mode,
+            max_staleness=self.max_staleness,
             round_size=self.round_size,
             collect=self.collect,
+            momentum=self.server_momentum,
             max_iter=max_iter,
             tol=tol,
             n_iter_no_change=self.n_iter_no_change,
@@ -115,6 +140,8 @@ class DistributedSGDBase(SettingsMixin):
         )
         plan = Plan(self, past, classes, seed)
         if is_collection(X) or is_collection(y):
+            if active_cluster() is not None:
+                raise ValueError("A simulated cluster trains on rows in memory; X is a Dask collection.")
             from skdist.cluster.source import collection_source
 
             source, names = collection_source(X, y, sample_weight)
@@ -123,8 +150,11 @@ class DistributedSGDBase(SettingsMixin):
                 result = _train_on_cluster(client, source, plan, settings)
         else:
             X, y, sample_weight = self._validated(X, y, sample_weight, reset=past is None or classes is None)
-            with choose_client(self.client, X, bytes_of(X)) as client:
-                if client is None:
+            simulated = active_cluster()
+            with nullcontext() if simulated else choose_client(self.client, X, bytes_of(X)) as client:
+                if simulated is not None:
+                    result = train_simulated(simulated, X, y, sample_weight, plan, settings)
+                elif client is None:
                     result = train_in_process(X, y, sample_weight, plan, settings, self.n_jobs)
                 else:
                     from skdist.cluster.source import memory_source
@@ -154,9 +184,10 @@ class DistributedSGDBase(SettingsMixin):
         assert model is not None
         assert plan.classes is not None
         assert plan.moments is not None
+        assert plan.class_weights is not None
         self.classes_: np.ndarray = plan.classes
         self.coef_, self.intercept_ = model.coefficients(result.state)
-        self._training = Training(model.unpack(result.state), result.clock, plan.moments)
+        self._training = Training(model.unpack(result.state), result.clock, plan.moments, plan.class_weights)
         self.n_iter_ = result.n_iter
         self.t_ = result.clock + 1.0
         if keep_history and plan.past is not None and plan.past.history is not None:

@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
@@ -89,8 +90,12 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
     average : bool or int, default=False
         Whether ``coef_`` is the average over all steps, or all after that many rows. ``'auto'`` rates
         average anyway.
-    mode : {'async'}, default='async'
-        Consistency. Asynchronous: nobody waits for anybody.
+    mode : {'async', 'ssp', 'sync'}, default='async'
+        Consistency. ``'async'``: nobody waits for anybody. ``'ssp'``: a learner more than ``max_staleness``
+        of its rounds ahead of the slowest one waits for it. ``'sync'``: all rounds end together, and the next
+        begins from the mean of where they ended.
+    max_staleness : int, default=2
+        For ``mode='ssp'``, in rounds.
     batch_size : 'auto' or int, default='auto'
         Rows of a mini-batch step. ``'auto'`` is 64, less for small data.
     round_size : 'auto' or int, default='auto'
@@ -103,10 +108,19 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         Sizes rounds by heartbeat latency; ``'auto'`` is ``LatencyBatchSizer()``, None gives ``round_size``.
     planner : 'auto' or None, default='auto'
         How many visits a worker runs and holds ready. For now both mean one per thread and one waiting.
-    aggregator : 'auto' or None, default='auto'
-        How updates that are collected are weighted. For now both mean equal weight per step.
-    collect : int, default=1
-        Updates that the server collects and applies together.
+    aggregator : 'auto', 'uniform', InverseVolatility or None, default='auto'
+        How updates that are applied together are weighted: those of a round of ``mode='sync'`` and those
+        that ``collect`` collects. ``'auto'`` is ``InverseVolatility()`` in sync mode, as the method has it,
+        which is not neutral among learners (see there), and ``'uniform'`` elsewhere. None is ``'uniform'``:
+        the same weight per step.
+    collect : 'auto' or int, default='auto'
+        Updates that the server collects and applies together. ``'auto'`` is one of each learner in async
+        mode, without waiting for those that are late, and 1 in ssp mode; sync mode takes one of each anyway.
+        Learners train on meanwhile.
+    server_momentum : 'auto' or float, default='auto'
+        Nesterov momentum of the server, in [0, 1), at most ``1 - 1/n`` for n learners. The mean of n learners
+        moves n times less per row than one learner; momentum gives that back. ``'auto'`` is 0.8 in async mode
+        with ``collect='auto'`` and 0 elsewhere.
     client : distributed.Client or None, default=None
         Trains there. None takes the active client for Dask collections and for in-memory data above
         64 MB; without one, Dask collections train on a temporary in-process cluster and in-memory data in
@@ -177,13 +191,15 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         warm_start: bool = False,
         average: bool | int = False,
         mode: str = "async",
+        max_staleness: int = 2,
         batch_size: str | int = "auto",
         round_size: str | int = "auto",
         rate_adapter: str | StalenessWindow | None = "auto",
         batch_sizer: str | LatencyBatchSizer | None = "auto",
         planner: str | None = "auto",
-        aggregator: str | None = "auto",
-        collect: int = 1,
+        aggregator: str | InverseVolatility | None = "auto",
+        collect: str | int = "auto",
+        server_momentum: str | float = "auto",
         client: Client | None = None,
     ) -> None:
         self.loss = loss
@@ -208,6 +224,7 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         self.warm_start = warm_start
         self.average = average
         self.mode = mode
+        self.max_staleness = max_staleness
         self.batch_size = batch_size
         self.round_size = round_size
         self.rate_adapter = rate_adapter
@@ -215,6 +232,7 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         self.planner = planner
         self.aggregator = aggregator
         self.collect = collect
+        self.server_momentum = server_momentum
         self.client = client
 
     @_fit_context(prefer_skip_nested_validation=True)

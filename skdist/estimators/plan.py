@@ -16,7 +16,8 @@ from skdist.inline import train_inline
 from skdist.models.linear import LinearModel
 from skdist.models.moments import Moments, combine
 from skdist.models.partition import Partition, convert
-from skdist.preparation import Summary, build_model, find_classes, summarize
+from skdist.preparation import Summary, build_model, find_classes, summarize, weigh_classes
+from skdist.simulator import SimulatedCluster
 
 #: Partitions per thread when training in this process on several threads.
 PARTITIONS_PER_THREAD = 4
@@ -34,11 +35,14 @@ class Training:
         Steps made.
     moments : Moments
         Of all rows seen.
+    class_weights : ndarray of shape (n_classes,)
+        Sum of the sample weights of each class.
     """
 
     state: np.ndarray
     clock: float
     moments: Moments
+    class_weights: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class Plan:
         Sorted labels.
     moments : Moments or None
         Of all rows, earlier ones included.
+    class_weights : ndarray or None
+        Sum of the sample weights of each class, likewise.
     """
 
     def __init__(self, estimator: Any, past: Past | None, classes: np.ndarray | None, seed: int) -> None:
@@ -93,6 +99,7 @@ class Plan:
         self.known = classes is not None
         self.model: LinearModel | None = None
         self.moments: Moments | None = None
+        self.class_weights: np.ndarray | None = None
 
     def build(self, summaries: Sequence[Summary]) -> tuple[LinearModel, np.ndarray, float]:
         """Return the model, its initial state and the steps that are behind it.
@@ -118,12 +125,14 @@ class Plan:
         e, past = self.estimator, self.past
         training = past.training if past is not None else None
         self.moments = combine([summary.moments for summary in filled])
+        self.class_weights = weigh_classes(filled, self.classes)
         if training is not None and self.known:
             self.moments = combine([training.moments, self.moments])
+            self.class_weights = self.class_weights + training.class_weights
         rate = e._setting("learning_rate")
         self.model = build_model(
             self.moments,
-            len(self.classes),
+            self.class_weights,
             np.result_type(*(summary.dtype for summary in filled)),
             loss=e.loss,
             alpha=0.0 if e.penalty is None else e.alpha,
@@ -193,15 +202,30 @@ def train_in_process(
     if n_jobs == 0:
         raise ValueError("n_jobs=0 has no meaning: give the number of threads, or -1 for all processors.")
     threads = 1 if n_jobs is None else n_jobs if n_jobs > 0 else max((os.cpu_count() or 1) + 1 + n_jobs, 1)
+    count = 1 if threads == 1 else threads * PARTITIONS_PER_THREAD
+    model, partitions, state, clock = _prepare(X, y, sample_weight, plan, count)
+    return train_inline(model, partitions, settings, state, threads, clock)
+
+
+def train_simulated(
+    cluster: SimulatedCluster, X: Any, y: np.ndarray, sample_weight: Any, plan: Plan, settings: FitSettings
+) -> FitResult:
+    """Train on validated rows in memory, on a simulated cluster."""
+    count = cluster.n_learners * cluster.partitions_per_learner
+    return cluster.train(*_prepare(X, y, sample_weight, plan, count), settings)
+
+
+def _prepare(
+    X: Any, y: np.ndarray, sample_weight: Any, plan: Plan, count: int
+) -> tuple[LinearModel, list[Partition], np.ndarray, float]:
+    """Return the model, rows in ``count`` partitions, the first state and its clock."""
     whole = convert(X, y, sample_weight)
-    summaries = [summarize(whole)]
-    model, state, clock = plan.build(summaries)
+    model, state, clock = plan.build([summarize(whole)])
     assert plan.classes is not None
     whole = whole.globally(plan.classes)
-    count = 1 if threads == 1 else min(threads * PARTITIONS_PER_THREAD, whole.n_rows)
-    edges = np.linspace(0, whole.n_rows, count + 1).astype(int)
+    edges = np.linspace(0, whole.n_rows, min(count, whole.n_rows) + 1).astype(int)
     partitions = [
         Partition(whole.X[a:b], whole.codes[a:b], whole.weights[a:b], whole.labels)
         for a, b in itertools.pairwise(edges)
     ]
-    return train_inline(model, partitions, settings, state, threads, clock)
+    return model, partitions, state, clock

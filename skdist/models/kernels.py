@@ -22,7 +22,10 @@ The dense kernel keeps ``state[m]`` as ``(n_problems, n_features + 1)``, the spa
 ``(n_features + 1, n_problems)``: the innermost loop is then contiguous in both. The intercept is the
 last member.
 
-The kernels return the weighted sum of the losses, each before its own step.
+The kernels return the weighted sum of the losses, each before its own step. Where ``sums`` is not empty, they
+also add the gradient of each step to it and the squared norm of that gradient to ``squares[0]``, as
+`skdist.models.noise` defines them. The loops that move the coefficients are the same either way, so that
+watching does not change the result by a bit.
 """
 
 from __future__ import annotations
@@ -45,10 +48,33 @@ def step_size(schedule, eta0, parameter, t):
 
 
 @kernel
+def _observe_dense(gradient, r, center, root, batch_size, fit_intercept, sums):
+    """Add a step's gradient to ``sums`` and return its squared norm."""
+    n_problems, n_features = gradient.shape
+    zero = gradient.dtype.type(0)
+    square = 0.0
+    for k in range(n_problems):
+        g = gradient[k]
+        total = sums[k]
+        rho = zero
+        if fit_intercept:
+            for i in range(len(r)):
+                rho += r[i, k]
+        for j in range(n_features):
+            value = root[j] * np.float64(g[j] - center[j] * rho)
+            total[j] += value
+            square += value * value
+        value = np.float64(rho) / batch_size
+        total[n_features] += value
+        square += value * value
+    return square
+
+
+@kernel
 def dense_steps(
     X, codes, weights, order, start, stop, batch_size, state, t,
     loss, positive, alpha, fit_intercept, scale, center,
-    schedule, eta0, parameter, power, average_from, least,
+    schedule, eta0, parameter, power, average_from, least, sums, squares,
 ):  # fmt: skip
     """Train on ``order[start:stop]`` of a C-contiguous ``X``."""
     n_features = X.shape[1]
@@ -61,6 +87,8 @@ def dense_steps(
     y = np.empty(batch_size, np.int32)
     w = np.empty(batch_size, theta.dtype)
     gradient = np.empty((n_problems, n_features), theta.dtype)
+    observed = sums.size > 0
+    root = np.sqrt(scale.astype(np.float64)) / batch_size if observed else np.empty(0)
     total = 0.0
     for first in range(start, stop, batch_size):
         size = min(batch_size, stop - first)
@@ -97,6 +125,8 @@ def dense_steps(
                 for j in range(n_features):
                     g[j] += r0 * x0[j]
             i += 1
+        if observed:
+            squares[0] += _observe_dense(gradient, z[:size], center, root, batch_size, fit_intercept, sums)
         eta = number(step_size(schedule, eta0, parameter, t) / batch_size)
         decay = number(alpha * size)
         gamma = number(max((power + 1) / (max(t - average_from, 0.0) + power + 1), least))
@@ -124,9 +154,67 @@ def dense_steps(
 
 
 @kernel
+def _observe_sparse(data, indices, indptr, rows, r, batch_size, fit_intercept, scale, sums):
+    """Add a step's gradient ``g`` to ``sums`` and return its squared norm.
+
+    A feature may occur in several rows, so no stored value knows its whole ``g_j``. But ``g`` adds
+    ``|g|^2 + 2 <g, sums>`` to the squared norm of ``sums``: the first walk over the rows takes the product
+    with ``sums`` before, the second the growth. No workspace is needed.
+    """
+    n_features, n_problems = len(scale), r.shape[1]
+    square = 0.0
+    if n_problems == 1:  # an inner loop over a single problem would take longer than all else
+        flat = sums[:, 0]
+        for i in range(len(rows)):
+            factor = np.float64(r[i, 0]) / batch_size
+            for p in range(indptr[rows[i]], indptr[rows[i] + 1]):
+                j = indices[p]
+                square -= 2.0 * (factor * data[p] * np.sqrt(np.float64(scale[j]))) * flat[j]
+        for i in range(len(rows)):
+            factor = np.float64(r[i, 0]) / batch_size
+            for p in range(indptr[rows[i]], indptr[rows[i] + 1]):
+                j = indices[p]
+                value = factor * data[p] * np.sqrt(np.float64(scale[j]))
+                before = flat[j]
+                square += value * (2.0 * before + value)
+                flat[j] = before + value
+    else:
+        inverse = 1.0 / batch_size
+        for i in range(len(rows)):
+            own = r[i]
+            for p in range(indptr[rows[i]], indptr[rows[i] + 1]):
+                j = indices[p]
+                total = sums[j]
+                product = 0.0
+                for k in range(n_problems):
+                    product += np.float64(own[k]) * total[k]
+                square -= 2.0 * (inverse * data[p] * np.sqrt(np.float64(scale[j]))) * product
+        for i in range(len(rows)):
+            own = r[i]
+            for p in range(indptr[rows[i]], indptr[rows[i] + 1]):
+                j = indices[p]
+                total = sums[j]
+                factor = inverse * data[p] * np.sqrt(np.float64(scale[j]))
+                for k in range(n_problems):
+                    value = factor * np.float64(own[k])
+                    square += value * (2.0 * total[k] + value)
+                    total[k] += value
+    if fit_intercept:
+        for k in range(n_problems):
+            rho = 0.0
+            for i in range(len(rows)):
+                rho += r[i, k]
+            rho /= batch_size
+            sums[n_features, k] += rho
+            square += rho * rho
+    return square
+
+
+@kernel
 def sparse_steps(
     data, indices, indptr, codes, weights, order, start, stop, batch_size, state, t,
     loss, positive, alpha, fit_intercept, scale, schedule, eta0, parameter, power, average_from, least, sweep,
+    sums, squares,
 ):  # fmt: skip
     """Train on ``order[start:stop]`` of CSR rows, touching only the coefficients of stored values.
 
@@ -171,6 +259,11 @@ def sparse_steps(
                 u = theta[n_features]
                 for k in range(n_problems):
                     u[k] -= eta * r[k]
+        if sums.size:
+            rows = order[first : first + size]
+            squares[0] += _observe_sparse(
+                data, indices, indptr, rows, z, batch_size, fit_intercept, scale, sums
+            )
         t += 1.0
         step = first // batch_size
         if (step + 1) % sweep == 0 or first + size == len(order):

@@ -15,7 +15,11 @@ from skdist.models.compile import as_input
 from skdist.models.kernels import dense_steps, sparse_steps
 from skdist.models.losses import LOSSES
 from skdist.models.moments import Moments
+from skdist.models.noise import GradientNoise
 from skdist.models.partition import Partition, row_order, rows_per_page
+
+#: Given to the kernels where nobody asks for the noise; they leave it empty.
+UNOBSERVED = GradientNoise((0, 0))
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,11 @@ class LinearModel:
         """Return the mini-batch steps that ``rows`` rows of one partition make, the last may be short."""
         return -(-rows // self.batch_size)
 
+    def new_noise(self) -> GradientNoise:
+        """Return an empty accumulator for `train`."""
+        width = self.n_features + 1
+        return GradientNoise((width, self.n_problems) if self.sparse else (self.n_problems, width))
+
     def train(
         self,
         state: np.ndarray,
@@ -130,6 +139,7 @@ class LinearModel:
         start: int,
         stop: int,
         t: float,
+        noise: GradientNoise | None = None,
     ) -> float:
         """Train in place on ``order[start:stop]`` after ``t`` steps; return the sum of the losses.
 
@@ -145,6 +155,8 @@ class LinearModel:
             ``start`` is a multiple of the batch size, and so is ``stop`` unless it is the end.
         t : float
             Steps made before.
+        noise : GradientNoise, optional
+            Takes in the gradients of the steps. The state ends the same with it and without.
 
         Raises
         ------
@@ -159,12 +171,14 @@ class LinearModel:
         order, scale, center = as_input(order), as_input(self.scale), as_input(self.center)
         positive = 1 if self.n_problems == 1 else 0
         loss = LOSSES[self.loss].code
+        record = UNOBSERVED if noise is None else noise
         if self.sparse:
             total = sparse_steps(
                 as_input(X.data), as_input(X.indices), as_input(X.indptr), codes, weights,
                 order, start, stop, self.batch_size, state, float(t),
                 loss, positive, self.alpha, self.fit_intercept, scale,
                 schedule.code, schedule.eta0, schedule.parameter, power, average_from, least, self.sweep,
+                record.sums, record.squares,
             )  # fmt: skip
         else:
             total = dense_steps(
@@ -172,7 +186,10 @@ class LinearModel:
                 order, start, stop, self.batch_size, state, float(t),
                 loss, positive, self.alpha, self.fit_intercept, scale, center,
                 schedule.code, schedule.eta0, schedule.parameter, power, average_from, least,
+                record.sums, record.squares,
             )  # fmt: skip
+        if noise is not None:
+            noise.steps += self.steps(stop - start)
         if not math.isfinite(total):
             raise DivergedError(
                 "Training diverged: the loss is not finite although the data is. Lower the step size "

@@ -1,5 +1,6 @@
-"""What tests and experiments need: faults to order, and a look for what a fit left behind."""
+"""What tests and experiments need: a simulated cluster, faults to order, a look at what is left behind."""
 
+from skdist.simulator import SimulatedCluster
 from skdist.testing.cluster import delay_heartbeats, leftovers, on_servers
 
-__all__ = ["delay_heartbeats", "leftovers", "on_servers"]
+__all__ = ["SimulatedCluster", "delay_heartbeats", "leftovers", "on_servers"]

@@ -81,7 +81,7 @@ def test_auto_rate_is_stable_for_all_and_for_one_row(scale, curvature, norm, ali
     relative = step * curvature * norm / scale
     assert relative * alignment * mean < 2
     assert relative * most / batch < 2
-    assert relative <= batch / 16 / mean * (1 + 1e-9)
+    assert relative <= batch / 8 / mean * (1 + 1e-9)
     assert AutoRate(2 * scale).step_size(*data) == pytest.approx(2 * step)
 
 
