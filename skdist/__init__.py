@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from skdist.control.latency import LatencyBatchSizer
+    from skdist.control.pressure import PressurePlanner
     from skdist.control.schedules import AutoRate
     from skdist.control.staleness import StalenessWindow
     from skdist.estimators.classifier import DistributedSGDClassifier
@@ -24,6 +25,7 @@ _HOMES = {
     "History": "skdist.history",
     "LatencyBatchSizer": "skdist.control.latency",
     "ParameterServer": "skdist.server",
+    "PressurePlanner": "skdist.control.pressure",
     "StalenessWindow": "skdist.control.staleness",
 }
 
@@ -33,6 +35,7 @@ __all__ = [
     "History",
     "LatencyBatchSizer",
     "ParameterServer",
+    "PressurePlanner",
     "StalenessWindow",
 ]
 

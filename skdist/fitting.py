@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,16 @@ from skdist.control.aggregation import InverseVolatility
 from skdist.control.dispatch import EPOCH_LEAD, Dispatcher, equal_shares, share_homes
 from skdist.control.gates import FIRST_LEASE_SECONDS, gate_of
 from skdist.control.latency import LatencyBatchSizer
+from skdist.control.pressure import PressurePlanner
 from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor, checks_per_epoch
-from skdist.history import History, VisitRecord
+from skdist.history import History, PlanRecord, VisitRecord
 from skdist.learner import Learner
 from skdist.messages import Link, Visit, VisitReport
 from skdist.server import Outcome, ParameterServer
+
+#: How much longer many learners take to show progress, as a power of how much less they move per row.
+SLOWDOWN_POWER = 0.25
 
 #: Of the server, where it makes a version of an update of each learner.
 MOMENTUM = 0.8
@@ -59,6 +63,8 @@ class FitSettings:
         Whether that order changes.
     verbose : int
         Above 0 prints progress.
+    planner : PressurePlanner or None
+        Method B; None trains one visit per thread and lets one wait.
     """
 
     adapter: StalenessWindow | None
@@ -75,6 +81,7 @@ class FitSettings:
     seed: int
     shuffle: bool
     verbose: int = 0
+    planner: PressurePlanner | None = None
 
     @property
     def updates(self) -> int:
@@ -142,6 +149,10 @@ def build_server(
     """Return the server of a fit; the same in a thread pool, an actor and a simulation."""
     several = model.schedule.adaptive
     interval = -(-n_rows // checks_per_epoch(n_rows, several))
+    if settings.gathers:
+        # The mean of many learners moves less per row than one; what momentum gives back, it does.
+        slowdown = max(n_learners * (1 - settings.most_momentum), 1.0)
+        interval = math.ceil(interval * slowdown**SLOWDOWN_POWER)
     return ParameterServer(
         state,
         n_rows=n_rows,
@@ -172,6 +183,7 @@ def build_dispatcher(
     seconds_per_row: float,
     least_seconds: float = 0.25,
     queue: int = 0,
+    streamed: bool = False,
 ) -> Dispatcher:
     """Return the dispatcher of a fit on workers with so many slots; other parameters as there."""
     count = sum(slots.values())
@@ -194,6 +206,9 @@ def build_dispatcher(
         # Where rounds end together, so do epochs.
         queue=0 if together else queue,
         lead=0 if together else EPOCH_LEAD,
+        # Shares are made for so many slots, and what a plan follows from depends on the clock.
+        planner=None if settings.fixed_shares else settings.planner,
+        streamed=streamed,
         shares=shares,
     )
 
@@ -224,6 +239,14 @@ def conclude(outcome: Outcome, history: History, n_iter: int) -> FitResult:
     history.rounds.extend(outcome.rounds)
     history.epochs.extend(outcome.epochs)
     return FitResult(outcome.state, outcome.clock, n_iter, outcome.converged, history)
+
+
+def take_in(history: History, dispatcher: Dispatcher, report: VisitReport, time: float) -> None:
+    """Tell dispatcher and history how a visit ended, ``time`` seconds after the start of the fit."""
+    plan = dispatcher.finished(report)
+    history.visits.extend(visit_records(report))
+    if plan is not None:
+        history.plans.append(PlanRecord(report.worker, time, **asdict(plan)))
 
 
 def visit_records(report: VisitReport) -> list[VisitRecord]:

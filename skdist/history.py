@@ -125,18 +125,48 @@ class EpochRecord:
     seconds: float
 
 
-_TABLES = {"rounds": RoundRecord, "visits": VisitRecord, "epochs": EpochRecord}
+@dataclass(frozen=True, slots=True)
+class PlanRecord:
+    """How a worker ran its visits from now on.
+
+    Attributes
+    ----------
+    worker : str
+        Address of the worker.
+    time : float
+        Seconds since the start of the fit.
+    pressure : float
+        Load of a round in seconds.
+    threads : int
+        Visits that trained at once.
+    inner_threads : int
+        BLAS or torch threads of each.
+    queue : int
+        Visits that waited.
+    """
+
+    worker: str
+    time: float
+    pressure: float
+    threads: int
+    inner_threads: int
+    queue: int
+
+
+_TABLES = {"rounds": RoundRecord, "visits": VisitRecord, "epochs": EpochRecord, "plans": PlanRecord}
 
 
 @dataclass
 class History:
-    """Rounds, visits and epochs of a fit.
+    """Rounds, visits and epochs of a fit, and the plans of its workers.
 
     Attributes
     ----------
     rounds : list of RoundRecord
     visits : list of VisitRecord
     epochs : list of EpochRecord
+    plans : list of PlanRecord
+        One at a worker's first report, and one whenever its plan changed.
 
     Examples
     --------
@@ -149,13 +179,14 @@ class History:
     rounds: list[RoundRecord] = field(default_factory=list)
     visits: list[VisitRecord] = field(default_factory=list)
     epochs: list[EpochRecord] = field(default_factory=list)
+    plans: list[PlanRecord] = field(default_factory=list)
 
     def to_frame(self, table: str = "rounds") -> pd.DataFrame:
         """Return a table as a DataFrame.
 
         Parameters
         ----------
-        table : {'rounds', 'visits', 'epochs'}, default='rounds'
+        table : {'rounds', 'visits', 'epochs', 'plans'}, default='rounds'
             One row per record; the columns are the attributes of the record class.
 
         Raises
@@ -177,6 +208,7 @@ class History:
         self.rounds.extend(replace(record, epoch=record.epoch + done) for record in other.rounds)
         self.visits.extend(replace(record, epoch=record.epoch + done) for record in other.visits)
         self.epochs.extend(replace(record, epoch=record.epoch + done) for record in other.epochs)
+        self.plans.extend(other.plans)
 
     def __repr__(self) -> str:
-        return f"History({len(self.rounds)} rounds, {len(self.visits)} visits, {len(self.epochs)} epochs)"
+        return "History({})".format(", ".join(f"{len(getattr(self, table))} {table}" for table in _TABLES))

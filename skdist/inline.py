@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from skdist.fitting import (
     build_learner,
     build_server,
     conclude,
-    visit_records,
+    take_in,
 )
 from skdist.history import History
 from skdist.learner import Learner, VisitLoop, run_visit
@@ -58,7 +59,7 @@ def train_inline(
     server = build_server(model, settings, state, sum(rows), n_threads, clock)
     slots = {str(number): 1 for number in range(n_threads)}
     dispatcher = build_dispatcher(
-        settings,
+        replace(settings, planner=None),  # a visit runs when there is a thread for it
         model,
         rows,
         {number: str(number % n_threads) for number in range(len(rows))},
@@ -76,10 +77,9 @@ def train_inline(
     progress = Progress(settings.verbose)
 
     def done(report: VisitReport) -> None:
-        dispatcher.finished(report)
+        take_in(history, dispatcher, report, server.seconds())
         if progress.wanted:
             progress.show(*server.progress())
-        history.visits.extend(visit_records(report))
 
     if n_threads == 1:
         while not dispatcher.done:
@@ -161,4 +161,7 @@ def visit_inline(
         started=started,
         seconds=time.perf_counter() - began,
         last_epoch=answer.last_epoch,
+        seconds_waited=learner.seconds_waited,
+        rounds=learner.rounds,
+        seconds_compute=learner.seconds_compute,
     )

@@ -71,6 +71,12 @@ class Learner:
     seconds_exchange : float
         Duration of the last exchange, set by whoever runs the visit loop; 0 where the server is a function
         call away.
+    seconds_waited : float
+        Time in the present visit that it could only wait.
+    rounds : int
+        Rounds trained in the present visit.
+    seconds_compute : float
+        Time spent training them.
     """
 
     name: str
@@ -85,6 +91,9 @@ class Learner:
     staleness: SlidingWindow = field(init=False)
     seconds_per_row: float = 0.0
     seconds_exchange: float = 0.0
+    seconds_waited: float = 0.0
+    rounds: int = 0
+    seconds_compute: float = 0.0
 
     def __post_init__(self) -> None:
         self.staleness = SlidingWindow(self.adapter.window if self.adapter else 1)
@@ -132,6 +141,7 @@ class Rows:
 
     def __init__(self, visit: Visit, partitions: Mapping[int, Any], model: Any, offset: int) -> None:
         self.visit, self.partitions, self.model, self.offset = visit, partitions, model, offset
+        self.total = visit.rows
         self._order: tuple[int, np.ndarray] | None = None
 
     def plan(self, rows: int) -> int:
@@ -213,6 +223,7 @@ def run_visit(
         The rows of the visit that are trained and acknowledged.
     """
     began, first = learner.clock(), answer.offset
+    learner.seconds_waited, learner.rounds, learner.seconds_compute = 0.0, 0, 0.0
     state = answer.state.copy()
     rows = Rows(visit, partitions, model, answer.offset)
     sent: np.ndarray | None = None  # posted and not answered yet
@@ -232,7 +243,7 @@ def run_visit(
             t = reply.clock + ahead
         answer, sent = reply, None
 
-    while rows.offset < visit.rows and answer.accepted:
+    while rows.offset < rows.total and answer.accepted:
         left = visit.budget_seconds - (learner.clock() - began)
         if left <= 0 and rows.offset > first:
             break
@@ -260,9 +271,9 @@ def run_visit(
                     merge(reply)
                     if not answer.accepted:
                         return answer.offset
+        learner.rounds, learner.seconds_compute = learner.rounds + 1, learner.seconds_compute + seconds
         if sent is not None:
-            reply = yield AWAIT
-            assert reply is not None
+            reply = yield from _awaited(learner)
             merge(reply)
             if not answer.accepted:
                 break
@@ -287,13 +298,21 @@ def run_visit(
             seconds_exchange=learner.seconds_exchange,
             seconds_per_row=learner.seconds_per_row,
             link=learner.link(),
+            last=goal == rows.total or learner.clock() - began >= visit.budget_seconds,
         )
         if reply is None and not learner.overlap:
-            reply = yield AWAIT
+            reply = yield from _awaited(learner)
         if reply is not None:
             merge(reply)
     if sent is not None:
-        reply = yield AWAIT
-        assert reply is not None
-        merge(reply)
+        merge((yield from _awaited(learner)))
     return answer.offset
+
+
+def _awaited(learner: Learner) -> Generator[Listen, Answer | None, Answer]:
+    """Wait for an answer, and note for how long."""
+    before = learner.clock()
+    reply = yield AWAIT
+    assert reply is not None
+    learner.seconds_waited += learner.clock() - before
+    return reply

@@ -44,6 +44,10 @@ class Visit:
         After this time the visit ends and hands its remaining rows back.
     company : int
         Visits that begin together with this one; where rounds end together, the first one waits for them.
+    threads : int
+        Visits of the fit that train at once on the worker; 0 if that is not planned.
+    inner_threads : int
+        BLAS or torch threads of each; 0 if that is not planned.
     """
 
     number: int
@@ -51,6 +55,8 @@ class Visit:
     segments: tuple[Segment, ...]
     budget_seconds: float = 2.0
     company: int = 1
+    threads: int = 0
+    inner_threads: int = 0
 
     @property
     def rows(self) -> int:
@@ -137,6 +143,8 @@ class Update:
         Smoothed training time.
     link : Link
         Heartbeat latencies of the worker.
+    last : bool
+        Whether the visit ends with it: nothing is trained from the answer.
     """
 
     visit: int
@@ -156,6 +164,7 @@ class Update:
     seconds_exchange: float
     seconds_per_row: float
     link: Link
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +237,14 @@ class VisitReport:
         Unix time of the start, and duration.
     last_epoch : int
         As in `Answer`.
+    seconds_waited : float
+        Part of the duration in which the learner had nothing to do but to wait for an answer.
+    seconds_free : float
+        Before the visit: how long its slot on the worker had stood free; not part of the duration.
+    rounds : int
+        Rounds trained.
+    seconds_compute : float
+        Time spent training them.
     """
 
     visit: Visit
@@ -237,3 +254,7 @@ class VisitReport:
     started: float
     seconds: float
     last_epoch: int
+    seconds_waited: float = 0.0
+    seconds_free: float = 0.0
+    rounds: int = 0
+    seconds_compute: float = 0.0

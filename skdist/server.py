@@ -267,6 +267,12 @@ class ParameterServer:
             ticket = attempt.ticket = Future()
             attempt.arrived = now
             released = self._advance(now)
+            if update.last and attempt.ticket is not None and not self._gate.strict:
+                # Nothing is trained from the answer, so nobody need wait for it.
+                self._waiting.pop(learner)
+                self._gate.leave(learner)
+                attempt.ticket = None
+                return self._answer(attempt, member, now)
         reply: Answer | Future[Answer] = _deliver(released, ticket)
         return reply
 
@@ -278,13 +284,13 @@ class ParameterServer:
         with self._lock:
             self._retired.add(visit)
             attempt = self._attempts.get(visit)
-            if attempt is None:
-                return 0
-            if attempt.name:
+            if attempt is None or not attempt.started:
+                self._gate.miss()
+            elif attempt.name:
                 self._end(attempt)
             released = self._advance(self._now())
         _deliver(released)
-        return attempt.offset
+        return attempt.offset if attempt is not None else 0
 
     def leave(self, visit: int, attempt: str) -> int:
         """Note that an execution of a visit has ended; return which execution it was, from 1."""
@@ -361,9 +367,13 @@ class ParameterServer:
 
     def _end(self, attempt: _Attempt) -> None:
         """Take in that the present execution of a visit is over; who still waits for it is refused."""
-        self._roster.end(attempt.learner)
-        self._gate.leave(attempt.learner)
-        self._waiting.pop(attempt.learner, None)
+        learner = attempt.learner
+        self._roster.end(learner)
+        # The end of an earlier visit may come when its learner is in the next one already.
+        if self._waiting.get(learner) is attempt:
+            del self._waiting[learner]
+        if not self._roster[learner].visits:
+            self._gate.leave(learner)
         attempt.name, attempt.answer = "", None
         if attempt.ticket is not None:
             attempt.ticket.set_result(self._refuse(attempt))
@@ -399,7 +409,9 @@ class ParameterServer:
         if self._gate.collective:
             pending.sort(key=lambda item: item.order)
         weights = self._weights(pending, learners)
-        momentum = min(self._momentum, 1 - 1 / learners)
+        # A velocity that late updates have a part in must not last: they would go on being late.
+        timely = sum(1 / (1 + item.staleness) for item in pending) / len(pending)
+        momentum = min(self._momentum, 1 - 1 / learners) * timely
         present, first = self.state, pending[0]
         if len(pending) == 1 and weights[0] == first.scale == 1.0 and not momentum and first.base is present:
             # Nobody else came between: assigned, so that one learner is sequential to the bit.
@@ -489,9 +501,7 @@ class ParameterServer:
         """Return the rate of the updates that come in between; see `skdist.control.staleness`."""
         if not self._gate.collective:
             return self._roster.peers(learner, now)
-        if self._gate.strict or self._gate.members < 2:
-            return 0.0
-        return self._roster.peers(learner, now) / (self._gate.members - 1)
+        return 0.0 if self._gate.strict else self._roster.mean_peer(learner, now)
 
     def _refuse(self, attempt: _Attempt) -> Answer:
         return Answer(

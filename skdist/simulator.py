@@ -11,7 +11,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from skdist.fitting import (
     build_server,
     conclude,
     lost_records,
-    visit_records,
+    take_in,
 )
 from skdist.history import History
 from skdist.learner import run_visit
@@ -71,6 +71,8 @@ class SimulatedCluster:
         Time between heartbeats; 0.5, or four times the longest latency at the start if that is more.
     partitions_per_learner : int, default=1
         Partitions that a learner holds.
+    snapshot_seconds : float, optional
+        Keeps the coefficients about every so many seconds; None keeps none.
     seed : int, default=0
         Of the jitter.
 
@@ -78,6 +80,8 @@ class SimulatedCluster:
     ----------
     now : float
         Virtual seconds since the start of the last fit.
+    snapshots : list of tuple
+        Seconds, ``coef`` and ``intercept`` of the last fit, as they were then.
 
     Examples
     --------
@@ -105,6 +109,7 @@ class SimulatedCluster:
         notice_seconds: float | None = None,
         heartbeat_seconds: float | None = None,
         partitions_per_learner: int = 1,
+        snapshot_seconds: float | None = None,
         seed: int = 0,
     ) -> None:
         if n_learners < 1 or partitions_per_learner < 1:
@@ -128,14 +133,17 @@ class SimulatedCluster:
         longest = max(latency(0.0) for latency in self._latency)
         self.heartbeat_seconds = heartbeat_seconds or max(0.5, 4 * longest)
         self.notice_seconds = 2 * self.heartbeat_seconds if notice_seconds is None else notice_seconds
+        self.snapshot_seconds = snapshot_seconds
         self.now = 0.0
+        self.snapshots: list[tuple[float, np.ndarray, np.ndarray]] = []
+        self._tokens: list[Token[SimulatedCluster | None]] = []
 
     def __enter__(self) -> SimulatedCluster:
-        self._token = _active.set(self)
+        self._tokens.append(_active.set(self))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        _active.reset(self._token)
+        _active.reset(self._tokens.pop())
 
     def train(
         self,
@@ -195,6 +203,7 @@ class _Slot:
         self.exchange = cluster._exchange[number]
         self.now = 0.0
         self.alive = False
+        self.departure = cluster._departure[number](0.0)
         self.pending: deque[Visit] = deque()
         self.visit: Visit | None = None
         self.attempt = ""
@@ -208,7 +217,7 @@ class _Slot:
         self._random = random.Random(f"{cluster.seed}/{number}")
         self._latency, self._interval = cluster._latency[number], cluster.heartbeat_seconds
         self._window = LatencyWindow(settings.window)
-        self._beats, self._heard, self._next = 0, 0.0, 0.0
+        self._beats, self._heard, self._last, self._next = 0, 0.0, 0.0, 0.0
         self._link = Link()
         self.learner = build_learner(settings, self.name, self.name, self.link, self.clock)
 
@@ -227,12 +236,12 @@ class _Slot:
         while self._next <= self.now:
             if self._beats:
                 self._window.observe(self._heard, self._next, self._interval)
-                fresh = True
+                self._last, fresh = self._next, True
             quick = self._beats < FIRST_HEARTBEATS
             self._beats += 1
             self._heard = self.seconds(self._latency)
             self._next += max(FIRST_HEARTBEATS_SECONDS if quick else self._interval, self._heard)
-        if fresh or self.now > self._next:
+        if fresh or self.now - self._last > self._interval:
             self._link = Link(self._window.until(self.now, self._interval))
         return self._link
 
@@ -249,8 +258,8 @@ class _Run:
         state: np.ndarray,
         clock: float,
     ) -> None:
-        self.cluster, self.partitions = cluster, partitions
-        cluster.now = 0.0
+        self.cluster, self.model, self.partitions = cluster, model, partitions
+        cluster.now, cluster.snapshots = 0.0, []
         rows = [partition.n_rows for partition in partitions]
         count = cluster.n_learners
         present = max(sum(arrival(0.0) <= 0 for arrival in cluster._arrival), 1)
@@ -266,20 +275,18 @@ class _Run:
             {str(number): 1 for number in range(present)},
             seconds_per_row=min(per_row(0.0) for per_row in cluster._rows) or 1e-9,
             # A visit costs an exchange or two.
-            least_seconds=10 * max(min(exchange(0.0) for exchange in cluster._exchange), 1e-6),
+            least_seconds=2 * max(min(exchange(0.0) for exchange in cluster._exchange), 1e-6),
         )
         self.slots = {str(number): _Slot(cluster, number, model, settings) for number in range(count)}
         self.history = History()
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
         self._look = math.inf
-        for slot, arrival, departure in zip(
-            self.slots.values(), cluster._arrival, cluster._departure, strict=True
-        ):
-            if departure(0.0) > arrival(0.0):
+        for slot, arrival in zip(self.slots.values(), cluster._arrival, strict=True):
+            if slot.departure > arrival(0.0):
                 self._at(arrival(0.0), self._arrive, slot)
-                if departure(0.0) < math.inf:
-                    self._at(departure(0.0), self._depart, slot)
+                if slot.departure < math.inf:
+                    self._at(slot.departure, self._depart, slot)
 
     def result(self) -> FitResult:
         """Run to the end."""
@@ -287,9 +294,21 @@ class _Run:
         while not self.dispatcher.done:
             if not events:
                 raise NoWorkersError("All simulated learners have died before the end of the fit.")
-            self.cluster.now, _, event, args = heapq.heappop(events)
+            time, _, event, args = heapq.heappop(events)
+            if self.cluster.snapshot_seconds is not None:
+                self._keep(time)
+            self.cluster.now = time
             event(*args)
+        if self.cluster.snapshot_seconds is not None:
+            self._keep(self.cluster.now)
         return conclude(self.server.finish(), self.history, self.dispatcher.last_epoch + 1)
+
+    def _keep(self, time: float) -> None:
+        """Keep the coefficients as they are until ``time``, if a snapshot is due before."""
+        kept, interval = self.cluster.snapshots, self.cluster.snapshot_seconds
+        assert interval is not None
+        if time >= (len(kept) + 1) * interval:
+            kept.append((self.cluster.now, *self.model.coefficients(self.server.state)))
 
     def _now(self) -> float:
         return self.cluster.now
@@ -301,9 +320,8 @@ class _Run:
     def _arrive(self, slot: _Slot) -> None:
         slot.alive, slot.now = True, self.cluster.now
         self.dispatcher.add_worker(slot.name, 1)
-        # Who comes at the same time gets its orders at the same time.
-        if not self._events or self._events[0][0] > self.cluster.now:
-            self._dispatch()
+        # Later, but at the same time: who comes together gets its orders together.
+        self._at(self.cluster.now, self._dispatch)
 
     def _dispatch(self) -> None:
         for name, order in self.dispatcher.orders():
@@ -352,6 +370,8 @@ class _Run:
         self._at(slot.now, self._listen, slot, request.must_wait)
 
     def _push(self, slot: _Slot, update: Update, half: float) -> None:
+        if slot.posted > slot.departure:
+            return
         reply = self.server.push(update)
         if isinstance(reply, Future):
             reply.add_done_callback(
@@ -383,10 +403,12 @@ class _Run:
         assert order is not None
         attempt = self.server.leave(order.number, slot.attempt)
         seconds = self.cluster.now - slot.began
-        report = VisitReport(order, slot.name, offset, attempt, slot.began, seconds, last_epoch)
+        report = VisitReport(
+            order, slot.name, offset, attempt, slot.began, seconds, last_epoch, slot.learner.seconds_waited,
+            rounds=slot.learner.rounds, seconds_compute=slot.learner.seconds_compute,
+        )  # fmt: skip
         slot.visit = None
-        self.dispatcher.finished(report)
-        self.history.visits.extend(visit_records(report))
+        take_in(self.history, self.dispatcher, report, self.cluster.now)
         self._begin(slot)
         self._dispatch()
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from skdist.control.schedules import CONSTANT, Schedule
+from skdist.fitting import FitSettings
 from skdist.learner import run_visit
 from skdist.messages import Join, Link, Segment, Update, Visit
+from skdist.models.noise import GradientNoise
 from skdist.models.partition import convert
 from skdist.preparation import build_model, find_classes, summarize, weigh_classes
 
@@ -53,6 +56,9 @@ class RowModel:
     def steps(self, rows):
         return -(-rows // self.batch_size)
 
+    def new_noise(self):
+        return GradientNoise((0, 0))
+
     def train(self, state, partition, order, start, stop, t, noise=None):
         if self.on_train is not None:
             self.on_train(stop - start)
@@ -69,6 +75,28 @@ def fake_partitions(sizes):
     return [FakePartition(a, n) for a, n in zip(firsts, sizes, strict=False)], sum(sizes)
 
 
+FIT = {
+    "adapter": None,
+    "sizer": None,
+    "aggregator": None,
+    "mode": "async",
+    "max_staleness": 2,
+    "round_size": 16,
+    "collect": 1,
+    "momentum": "auto",
+    "max_iter": 3,
+    "tol": None,
+    "n_iter_no_change": 5,
+    "seed": 1,
+    "shuffle": True,
+}
+
+
+def fit_settings(**kwargs):
+    """Return settings of a fit of three epochs without any of the methods."""
+    return FitSettings(**{**FIT, **kwargs})
+
+
 def whole_visit(sizes, number=1, epoch=0, **kwargs):
     """Return the visit to all rows of partitions of the given sizes."""
     return Visit(number, epoch, tuple(Segment(p, 0, n) for p, n in enumerate(sizes) if n), **kwargs)
@@ -77,11 +105,14 @@ def whole_visit(sizes, number=1, epoch=0, **kwargs):
 class FakeLearner:
     """Sends made-up updates of a visit, each from the state of its last answer."""
 
-    def __init__(self, server, name="a", worker=None, visit=1, rows=10_000, epoch=0, link=None, first=0):
+    def __init__(
+        self, server, name="a", worker=None, visit=1, rows=10_000, epoch=0, link=None, first=0, company=1
+    ):
         self.server, self.name, self.visit = server, name, visit
         self.link = link if link is not None else Link()
         self.attempt, self.offset, self.first = f"{name}/{visit}", 0, first
-        order = Visit(visit, epoch, (Segment(0, 0, rows),))
+        self.ticket, self.sent = None, None
+        order = Visit(visit, epoch, (Segment(0, 0, rows),), company=company)
         self.answer = server.join(Join(order, self.attempt, name, worker or name, self.link))
 
     def update(
@@ -123,12 +154,30 @@ class FakeLearner:
         )
 
     def push(self, update=None, **kwargs):
-        """Send an update and keep the answer."""
-        update = update if update is not None else self.update(**kwargs)
-        self.answer = self.server.push(update)
-        if self.answer.accepted:
-            self.offset = update.stop
-        return self.answer
+        """Send an update and keep the answer, or its future, which is returned instead."""
+        self.sent = update if update is not None else self.update(**kwargs)
+        reply = self.server.push(self.sent)
+        if isinstance(reply, Future):
+            self.ticket = reply
+            return reply
+        return self._keep(reply)
+
+    @property
+    def waits(self):
+        """Whether its answer is held back."""
+        return self.ticket is not None and not self.ticket.done()
+
+    def take(self):
+        """Take the answer that was held back."""
+        assert not self.waits
+        ticket, self.ticket = self.ticket, None
+        return self._keep(ticket.result())
+
+    def _keep(self, answer):
+        self.answer = answer
+        if answer.accepted:
+            self.offset = self.sent.stop
+        return answer
 
 
 def drive(server, visit, partitions, model, learner, attempt="first", delays=None, between=None):

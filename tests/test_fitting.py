@@ -1,10 +1,14 @@
+import math
+
 import numpy as np
 import pytest
 
+from skdist.control.aggregation import InverseVolatility
+from skdist.control.latency import LatencyBatchSizer
 from skdist.control.schedules import CONSTANT, Schedule
-from skdist.fitting import FitSettings, Progress, build_server, visit_records
+from skdist.fitting import MOMENTUM, Progress, build_dispatcher, build_learner, build_server, visit_records
 from skdist.messages import Segment, Visit, VisitReport
-from tests.fakes import FakeLearner, RowModel
+from tests.fakes import FakeLearner, RowModel, fit_settings
 
 VISIT = Visit(7, 2, (Segment(0, 0, 60), Segment(3, 20, 60)))
 
@@ -29,10 +33,7 @@ def test_rows_that_were_handed_back_are_not_in_the_records():
 
 @pytest.mark.parametrize(("adaptive", "rows_until_converged"), [(True, 3 * 10_000), (False, 3 * 80_000)])
 def test_auto_rates_are_checked_several_times_per_pass(adaptive, rows_until_converged):
-    settings = FitSettings(
-        adapter=None, sizer=None, round_size=5000, collect=1, max_iter=100, tol=1e-3, n_iter_no_change=2,
-        seed=0, shuffle=True,
-    )  # fmt: skip
+    settings = fit_settings(round_size=5000, max_iter=100, tol=1e-3, n_iter_no_change=2)
     model = RowModel(8, Schedule(CONSTANT, 0.1, adaptive=adaptive))
     server = build_server(model, settings, np.zeros(1), 80_000, 1, 0.0)
     learner, rows = FakeLearner(server, rows=10**6), 0
@@ -47,3 +48,51 @@ def test_progress_is_silent_unless_wanted(capsys):
     assert capsys.readouterr().out == ""
     Progress(1).show(0, 0.5, 1000, workers=3)
     assert capsys.readouterr().out.startswith("epoch 1: loss 0.5000, 1,000 rows, 0.0 s, 3 workers")
+
+
+@pytest.mark.parametrize(
+    ("params", "gathers", "updates", "momentum"),
+    [
+        ({"mode": "async", "collect": "auto"}, True, 1, MOMENTUM),
+        ({"mode": "async", "collect": "auto", "momentum": 0.3}, True, 1, 0.3),
+        ({"mode": "async", "collect": 4}, False, 4, 0.0),
+        ({"mode": "async", "collect": 4, "momentum": 0.3}, False, 4, 0.3),
+        ({"mode": "ssp", "collect": "auto"}, False, 1, 0.0),
+        ({"mode": "sync", "collect": "auto"}, False, 1, 0.0),
+    ],
+)
+def test_the_server_gathers_with_momentum_where_nothing_else_is_asked_for(params, gathers, updates, momentum):
+    settings = fit_settings(**params)
+    assert (settings.gathers, settings.updates, settings.most_momentum) == (gathers, updates, momentum)
+
+
+@pytest.mark.parametrize(
+    ("mode", "sizer", "visits"),
+    [("sync", None, [64, 64]), ("sync", LatencyBatchSizer(), [96, 32]), ("async", None, [96, 32])],
+)
+def test_only_sync_rounds_of_a_fixed_size_are_trained_in_equal_shares(mode, sizer, visits):
+    slots = {"a": 1, "b": 1}
+    dispatcher = build_dispatcher(
+        fit_settings(mode=mode, sizer=sizer),
+        RowModel(8),
+        [96, 32],
+        {0: "a", 1: "b"},
+        slots,
+        seconds_per_row=1e-7,
+    )
+    for name in slots:
+        dispatcher.add_worker(name, 1)
+    orders = dispatcher.orders()
+    assert [visit.rows for _, visit in orders] == visits
+    assert all((visit.budget_seconds == math.inf) == (visits == [64, 64]) for _, visit in orders)
+    name, visit = orders[0]
+    dispatcher.finished(VisitReport(visit, name, visit.rows, 1, 0.0, 1e-5, 10))
+    # Where rounds end together, nobody begins the next epoch while others finish this one.
+    assert len(dispatcher.orders()) == (mode == "async")
+
+
+@pytest.mark.parametrize(("mode", "overlap"), [("async", True), ("ssp", True), ("sync", False)])
+def test_learners_train_on_while_an_answer_is_under_way_unless_rounds_end_together(mode, overlap):
+    plain = build_learner(fit_settings(mode=mode), "a", "w")
+    assert (plain.overlap, plain.volatility) == (overlap, False)
+    assert build_learner(fit_settings(mode=mode, aggregator=InverseVolatility()), "a", "w").volatility

@@ -45,4 +45,4 @@ def test_extend_appends_all_three_tables():
     assert [record.epoch for record in history.rounds] == [0, 1 + done]
     assert [record.epoch for record in history.visits] == [VISIT.epoch, VISIT.epoch + done]
     assert [record.epoch for record in history.epochs] == [EPOCH.epoch, EPOCH.epoch + done]
-    assert repr(history) == "History(2 rounds, 2 visits, 2 epochs)"
+    assert repr(history) == "History(2 rounds, 2 visits, 2 epochs, 0 plans)"

@@ -1,45 +1,47 @@
+import copy
+import itertools
+import threading
 from collections import Counter
+from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
+from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
-from skdist.fitting import FitSettings
 from skdist.inline import train_inline
-from tests.fakes import RowModel, fake_partitions, linear_model, rows_of
+from tests.fakes import RowModel, fake_partitions, fit_settings, linear_model, rows_of
 
-PLAIN = {
-    "adapter": None,
-    "sizer": None,
-    "round_size": 16,
-    "collect": 1,
-    "max_iter": 3,
-    "tol": None,
-    "n_iter_no_change": 5,
-    "seed": 1,
-    "shuffle": True,
+MODES = {
+    "async": {"mode": "async"},
+    "collecting": {"mode": "async", "collect": 2},
+    "patient": {"mode": "async", "collect": "auto"},
+    "ssp": {"mode": "ssp", "max_staleness": 1},
+    "in step": {"mode": "ssp", "max_staleness": 0},
+    "sync": {"mode": "sync"},
 }
+every_mode = pytest.mark.parametrize("mode", MODES)
 
 
-def fit_settings(**kwargs):
-    return FitSettings(**{**PLAIN, **kwargs})
-
-
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     st.lists(st.integers(0, 60), min_size=1, max_size=9).filter(any),
     st.integers(1, 3),
     st.integers(1, 8),
     st.integers(1, 80),
 )
-def test_every_row_has_the_same_influence(sizes, threads, batch, round_size):
+@every_mode
+def test_every_row_is_trained_once_per_epoch_with_the_same_influence(mode, sizes, threads, batch, round_size):
     partitions, n = fake_partitions(sizes)
-    fit = fit_settings(round_size=round_size)
+    fit = fit_settings(round_size=round_size, **MODES[mode])
     result = train_inline(RowModel(batch), partitions, fit, np.zeros(n), threads)
-    np.testing.assert_allclose(result.state, 3 / batch, rtol=1e-9)
+    if fit.mode != "sync" and fit.collect == 1:
+        np.testing.assert_allclose(result.state, 3 / batch, rtol=1e-9)
+        assert result.clock == sum(record.steps for record in result.history.rounds)
     visited = Counter(
         (v.epoch, v.partition, row) for v in result.history.visits for row in range(v.start, v.start + v.rows)
     )
@@ -50,22 +52,97 @@ def test_every_row_has_the_same_influence(sizes, threads, batch, round_size):
     assert sum(record.rows for record in result.history.rounds) == 3 * n
     assert result.n_iter == 3
     assert not result.converged
-    assert result.clock == sum(record.steps for record in result.history.rounds)
 
 
-def test_one_thread_is_deterministic_and_independent_of_rounds_to_the_bit():
+ONE_LEARNER = [
+    *MODES.values(),
+    {"mode": "async", "collect": "auto", "momentum": 0.9},
+    {"mode": "sync", "aggregator": InverseVolatility()},
+    {"mode": "sync", "momentum": 0.9, "sizer": LatencyBatchSizer()},
+    {"mode": "ssp", "sizer": LatencyBatchSizer()},
+]
+
+
+def plain_loop(model, partitions, visits):
+    """Train on the rows of some visits, one after the other."""
+    state, t = model.initial_state(), 0.0
+    for visit in visits:
+        partition = partitions[visit.partition]
+        order = model.order(partition, visit.partition, visit.epoch)
+        model.train(state, partition, order, visit.start, visit.start + visit.rows, t)
+        t += model.steps(visit.rows)
+    return state
+
+
+@pytest.mark.parametrize("rate", [AutoRate(), "optimal"])
+@pytest.mark.parametrize("params", [params for params in ONE_LEARNER if params.get("collect") != 2], ids=str)
+def test_one_thread_is_a_plain_loop_to_the_bit_in_every_mode(params, rate):
     X, y = rows_of(500, 5)
-    model, partition = linear_model(X, y)
-    states = []
-    for round_size in (8, 8, 100, "auto"):
-        fit = fit_settings(adapter=StalenessWindow(), sizer=LatencyBatchSizer(), round_size=round_size)
-        states.append(train_inline(model, [partition], fit, model.initial_state()).state)
+    model, partition = linear_model(X, y, learning_rate=rate)
     alone = model.initial_state()
     for epoch in range(3):
         order = model.order(partition, 0, epoch)
         model.train(alone, partition, order, 0, 500, epoch * model.steps(500))
-    for state in states:
-        np.testing.assert_array_equal(state, alone)
+    for round_size in (8, 8, 100, "auto"):
+        fit = fit_settings(adapter=StalenessWindow(), round_size=round_size, **params)
+        result = train_inline(model, [partition], fit, model.initial_state())
+        np.testing.assert_array_equal(result.state, alone)
+        assert result.clock == 3 * model.steps(500)
+
+
+@pytest.mark.parametrize("params", [params for params in ONE_LEARNER if params.get("collect") != 2], ids=str)
+def test_one_thread_goes_over_several_partitions_in_the_order_of_its_visits(params):
+    X, y = rows_of(500, 5)
+    model, _ = linear_model(X, y)
+    parts = [linear_model(X[a : a + 100], y[a : a + 100])[1] for a in range(0, 500, 100)]
+    fit = fit_settings(adapter=StalenessWindow(), **params)
+    first, second = (train_inline(model, parts, fit, model.initial_state()) for _ in range(2))
+    np.testing.assert_array_equal(first.state, plain_loop(model, parts, first.history.visits))
+    np.testing.assert_array_equal(first.state, second.state)
+
+
+def busy_model(**params):
+    """Return a model, its partitions, and a model whose steps are held up at random."""
+    X, y = rows_of(1200, 6)
+    model, _ = linear_model(X, y, **params)
+    parts = [linear_model(X[a : a + 100], y[a : a + 100])[1] for a in range(0, 1200, 100)]
+    random, train = Random(), model.train
+
+    def held_up(*args):
+        sum(range(random.randrange(30_000)))
+        return train(*args)
+
+    held = copy.copy(model)
+    object.__setattr__(held, "train", held_up)
+    return model, parts, held
+
+
+@pytest.mark.parametrize("aggregator", [None, InverseVolatility()])
+def test_sync_rounds_of_a_fixed_size_are_the_same_to_the_bit_on_every_run(aggregator):
+    model, parts, held_up = busy_model()
+    fit = fit_settings(mode="sync", aggregator=aggregator, adapter=StalenessWindow(), round_size=48)
+
+    def outcome(model):
+        result = train_inline(model, parts, fit, model.initial_state(), 3)
+        rounds = [(r.learner, r.rows, r.version, r.weight, r.loss) for r in result.history.rounds]
+        return result.state, result.clock, rounds
+
+    expected = outcome(model)
+    assert {name for name, *_ in expected[2]} == {"0", "1", "2"}
+    for again in (model, held_up, held_up, held_up):
+        state, *rest = outcome(again)
+        np.testing.assert_array_equal(state, expected[0])
+        assert rest == list(expected[1:])
+
+
+def test_sync_rounds_end_together():
+    partitions, n = fake_partitions([96] * 3)
+    result = train_inline(RowModel(8), partitions, fit_settings(mode="sync"), np.zeros(n), 3)
+    versions = Counter(record.version for record in result.history.rounds)
+    assert versions == dict.fromkeys(range(1, 3 * 6 + 1), 3)
+    assert {record.staleness for record in result.history.rounds} == {0.0}
+    np.testing.assert_allclose(result.state, 3 / 8 / 3)
+    assert result.clock == pytest.approx(3 * 96 / 8)
 
 
 def test_one_learner_is_never_stale():
@@ -111,6 +188,22 @@ def test_errors_of_a_learner_reach_the_caller(threads):
     partitions, n = fake_partitions([64, 64])
     with pytest.raises(RuntimeError, match="out of order"):
         train_inline(RowModel(8, on_train=fail), partitions, fit_settings(), np.zeros(n), threads)
+
+
+@every_mode
+@pytest.mark.parametrize("nth", [1, 4, 11])
+def test_an_error_in_one_thread_ends_the_fit_while_others_wait(mode, nth):
+    calls = itertools.count(1)
+
+    def fail_once(rows):
+        if next(calls) == nth:
+            raise RuntimeError("out of order")
+
+    partitions, n = fake_partitions([320] * 6)
+    fit = fit_settings(max_iter=1000, **MODES[mode])
+    with pytest.raises(RuntimeError, match="out of order"):
+        train_inline(RowModel(8, on_train=fail_once), partitions, fit, np.zeros(n), 3)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("skdist")]
 
 
 def test_verbose_prints_a_line_for_each_visit(capsys):

@@ -176,9 +176,9 @@ def test_steps_count_on_from_the_clock_of_the_answer():
     seen = []
 
     class Model(RowModel):
-        def train(self, state, partition, order, start, stop, t):
+        def train(self, state, partition, order, start, stop, t, noise=None):
             seen.append(t)
-            return super().train(state, partition, order, start, stop, t)
+            return super().train(state, partition, order, start, stop, t, noise)
 
     partitions, n = fake_partitions([20, 12])
     model = Model(8)
@@ -198,9 +198,10 @@ def test_after_its_time_budget_a_visit_hands_its_rows_back():
     server = rows_server(n, model, round_size=20)
     visit = whole_visit([100], budget_seconds=45.0)
     offset, updates = drive(server, visit, partitions, model, Learner("a", clock=clock))
-    assert offset == 60
-    assert len(updates) == 3
-    assert visit.split(offset)[1] == (Segment(0, 60, 100),)
+    assert offset == 50
+    # The last round is as short as the time that is left, but a step at least.
+    assert [update.stop - update.start for update in updates] == [20, 20, 10]
+    assert visit.split(offset)[1] == (Segment(0, 50, 100),)
 
 
 @pytest.mark.parametrize("overlap", [False, True])

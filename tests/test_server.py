@@ -2,12 +2,15 @@ import dataclasses
 import gc
 import math
 import weakref
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skdist.control.aggregation import InverseVolatility
+from skdist.control.gates import FIRST_LEASE_SECONDS, gate_of
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.schedules import INVERSE_TIME, Schedule
 from skdist.control.staleness import StalenessWindow
@@ -361,7 +364,7 @@ def test_round_sizes_stay_within_a_step_and_the_data():
     assert FakeLearner(make_server(round_size=10**9, n_rows=3)).answer.round_size == 8
 
 
-@pytest.mark.parametrize(("late", "size"), [(0, 4_000), (3, 2_285), (4, 1_333), (5, 500)])
+@pytest.mark.parametrize(("late", "size"), [(0, 2_000), (3, 1_142), (4, 666), (5, 250)])
 def test_automatic_rounds_follow_the_link_down_to_a_sixteenth_of_the_standard(late, size):
     server = make_server(sizer=LatencyBatchSizer(threshold=0.01), n_rows=64_000)
     learner = FakeLearner(server, rows=64_000, link=Link((0.001,) * (5 - late) + (0.05,) * late))
@@ -512,3 +515,443 @@ def test_an_update_of_a_visit_nobody_joined_is_an_error():
     learner = FakeLearner(make_server(size=1))
     with pytest.raises(ValueError, match="Visit 1 was never joined"):
         make_server(size=1).push(learner.update(change=1.0))
+
+
+def gated(mode, size=1, bound=1, **kwargs):
+    clock = Clock()
+    gate = gate_of(mode, bound, kwargs.pop("collect", "auto"))
+    return make_server(size, gate=gate, time_source=clock, **kwargs), clock
+
+
+def company(server, count, **kwargs):
+    """Return learners that began an epoch together."""
+    return [FakeLearner(server, f"{i}", visit=i, company=count, **kwargs) for i in range(count)]
+
+
+def push_together(learners, updates):
+    """End a round of all learners; return their answers."""
+    replies = [learner.push(update) for learner, update in zip(learners, updates, strict=True)]
+    assert all(isinstance(reply, Future) for reply in replies[:-1])
+    assert not isinstance(replies[-1], Future)
+    return [learner.take() for learner in learners[:-1]] + replies[-1:]
+
+
+copies = st.integers(1, 6).flatmap(
+    lambda n: st.lists(st.tuples(*[st.floats(-1e3, 1e3)] * 3), min_size=n, max_size=n)
+)
+volatilities = st.lists(st.one_of(st.floats(0, 1e3), st.just(math.nan)), min_size=6, max_size=6)
+
+
+@settings(deadline=None, max_examples=80)
+@given(copies, volatilities, st.booleans())
+def test_a_sync_round_ends_with_the_weighted_mean_of_the_copies(copies, volatilities, weighted):
+    aggregator = InverseVolatility() if weighted else None
+    server, _ = gated("sync", size=3, aggregator=aggregator)
+    learners = company(server, len(copies))
+    for round_number in range(2):
+        updates = [
+            learner.update(change=np.array(copy) - learner.answer.state, volatility=v, steps=2, rows=16)
+            for learner, copy, v in zip(learners, copies, volatilities, strict=False)
+        ]
+        ends = np.array([update.state for update in updates])
+        weights = [1 / len(copies)] * len(copies)
+        if weighted:
+            weights = aggregator.weights(volatilities[: len(copies)])
+        answers = push_together(learners, updates)
+        assert sum(weights) == pytest.approx(1)
+        np.testing.assert_allclose(server.state, weights @ ends, atol=1e-9)
+        slack = 1e-9
+        assert (server.state >= ends.min(axis=0) - slack).all()
+        assert (server.state <= ends.max(axis=0) + slack).all()
+        assert server.version == round_number + 1
+        assert server.clock == pytest.approx(2 * server.version)
+        assert {answer.staleness for answer in answers} == {0.0}
+        assert all(answer.state is server.state for answer in answers)
+        records = server.finish().rounds[-len(copies) :]
+        assert [record.weight for record in records] == pytest.approx(weights)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 7), st.floats(-10, 10), st.integers(0, 3))
+def test_equal_copies_reproduce_themselves(count, value, seed):
+    server, _ = gated("sync", size=4)
+    change = value * np.random.default_rng(seed).normal(size=4)
+    learners = company(server, count)
+    push_together(learners, [learner.update(change=change) for learner in learners])
+    np.testing.assert_allclose(server.state, change, rtol=1e-14)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.permutations(range(5)), st.permutations(range(5)), st.booleans())
+def test_a_sync_round_does_not_depend_on_the_order_of_arrival_to_the_bit(first, second, weighted):
+    states = []
+    for orders in ((range(5), range(5)), (first, second)):
+        server, _ = gated("sync", size=50, aggregator=InverseVolatility() if weighted else None)
+        learners = company(server, 5)
+        for number, order in enumerate(orders):
+            updates = [
+                learner.update(
+                    change=np.random.default_rng([number, i]).normal(size=50) * 10.0 ** (3 * i),
+                    volatility=float(i + 1),
+                )
+                for i, learner in enumerate(learners)
+            ]
+            push_together([learners[i] for i in order], [updates[i] for i in order])
+        outcome = server.finish()
+        states.append((outcome.state, outcome.clock, [record.learner for record in outcome.rounds]))
+    np.testing.assert_array_equal(states[0][0], states[1][0])
+    assert states[0][1:] == states[1][1:]
+
+
+def test_the_first_round_of_an_epoch_waits_for_the_company():
+    server, _ = gated("sync")
+    first = FakeLearner(server, "0", visit=0, company=2)
+    assert isinstance(first.push(change=1.0), Future)
+    second = FakeLearner(server, "1", visit=1, company=2)
+    np.testing.assert_array_equal(second.answer.state, [0.0])
+    second.push(change=3.0)
+    assert first.take().state == pytest.approx([2.0])
+    assert second.answer.state is first.answer.state
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_company_that_is_not_complete_is_waited_for_as_long_as_a_first_lease(joined):
+    server, clock = gated("sync")
+    present = company(server, 2)[:1] if joined else [FakeLearner(server, "0", visit=0, company=2)]
+    present[0].push(change=1.0)
+    clock.now = FIRST_LEASE_SECONDS - 0.1
+    server.expire()
+    assert present[0].waits
+    clock.now = FIRST_LEASE_SECONDS + 0.1
+    server.expire()
+    assert present[0].take().accepted
+    np.testing.assert_array_equal(server.state, [1.0])
+
+
+def test_the_round_of_a_company_goes_on_when_a_visit_that_nobody_joined_is_retired():
+    server, _ = gated("sync")
+    first, second = (FakeLearner(server, f"{i}", visit=i, company=3) for i in range(2))
+    first.push(change=1.0)
+    second.push(change=3.0)
+    assert first.waits
+    assert server.retire(2) == 0
+    assert first.take().state == pytest.approx([2.0])
+
+
+def waiting_company(mode, count):
+    """Return a server where, a second after the start, all of a company but the last one wait."""
+    server, clock = gated("async" if mode == "patient" else mode, bound=0)
+    learners = company(server, count)
+    clock.now = 1.0
+    for learner in learners[:-1]:
+        learner.push(change=6.0)
+    assert all(learner.waits for learner in learners[:-1])
+    return server, clock, learners
+
+
+waiting_modes = pytest.mark.parametrize("mode", ["sync", "patient", "ssp"])
+
+
+@waiting_modes
+@pytest.mark.parametrize("how", ["leave", "retire", "expire"])
+def test_a_learner_that_is_gone_holds_nobody_up(mode, how):
+    server, clock, (*waiting, gone) = waiting_company(mode, 3)
+    if how == "leave":
+        server.leave(2, gone.attempt)
+    elif how == "retire":
+        assert server.retire(2) == 0
+    else:
+        clock.now = FIRST_LEASE_SECONDS + 0.1
+        server.expire()
+    assert not server.waits
+    for learner in waiting:
+        assert learner.take().accepted
+        assert learner.answer.state is server.state
+    if how != "expire":
+        assert not gone.push(change=1.0).accepted
+
+
+def test_whoever_takes_a_visit_over_is_waited_for_in_the_place_of_the_first():
+    server, _, (first, second, gone) = waiting_company("sync", 3)
+    newer = FakeLearner(server, "newer", visit=2)
+    assert first.waits
+    assert newer.push(change=0.0).state == pytest.approx([4.0])
+    assert first.take().state is second.take().state is server.state
+    assert not gone.push(change=1.0).accepted
+
+
+@waiting_modes
+def test_who_waits_and_is_retired_is_refused_but_its_update_counts(mode):
+    server, _, (a, b, c) = waiting_company(mode, 3)
+    assert server.retire(0) == a.sent.stop
+    assert not a.take().accepted
+    assert b.waits
+    c.push(change=0.0)
+    assert b.take().accepted
+    assert not server.waits
+    outcome = server.finish()
+    assert outcome.state == pytest.approx([12.0 if mode == "ssp" else 4.0])
+    assert sorted(record.learner for record in outcome.rounds) == ["0", "1", "2"]
+
+
+@waiting_modes
+def test_abort_refuses_those_who_wait(mode):
+    server, _, learners = waiting_company(mode, 3)
+    server.abort()
+    for learner in learners[:2]:
+        assert learner.take().accepted is False
+        assert learner.answer.last_epoch == -1
+    assert learners[2].push(change=1.0).accepted is False
+    assert not server.waits
+
+
+@waiting_modes
+def test_a_repeat_of_an_update_waits_for_the_same_answer(mode):
+    server, _, (a, b) = waiting_company(mode, 2)
+    assert server.push(a.sent) is a.ticket
+    assert a.waits
+    b.push(change=3.0)
+    answer = a.take()
+    assert server.push(a.sent) is answer
+    assert server.version == (2 if mode == "ssp" else 1)
+    assert len(server.finish().rounds) == 2
+
+
+def test_the_time_that_an_answer_was_held_back_is_told():
+    server, clock = gated("sync")
+    a, b = company(server, 2)
+    clock.now = 1.0
+    a.push(change=1.0)
+    clock.now = 3.5
+    assert b.push(change=1.0).seconds_held == 0.0
+    assert a.take().seconds_held == 2.5
+
+
+@waiting_modes
+def test_patience_of_the_server_is_that_of_its_gate(mode):
+    server, _, _ = waiting_company(mode, 2)
+    assert server.waits
+    assert server.patience() == (0.25 if mode == "patient" else 0.5)
+
+
+def test_a_learner_that_joins_late_begins_with_the_next_round_of_all():
+    server, _ = gated("sync")
+    a, b = company(server, 2)
+    a.push(change=1.0)
+    late = FakeLearner(server, "late", visit=7)
+    b.push(change=1.0)
+    assert a.waits
+    late.push(change=4.0)
+    assert a.take().state == pytest.approx([2.0])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 3), max_size=60), st.integers(0, 3))
+def test_ssp_applies_at_once_and_answers_within_the_bound(order, bound):
+    server, _ = gated("ssp", size=4, bound=bound, collect=1)
+    learners = company(server, 4)
+    counts = [0] * 4
+    for who in order:
+        if learners[who].waits:
+            continue
+        if learners[who].ticket is not None:
+            learners[who].take()
+        learners[who].push(change=np.eye(4)[who])
+        counts[who] += 1
+        np.testing.assert_allclose(server.state, counts)
+        assert server.version == sum(counts)
+        for learner, count in zip(learners, counts, strict=True):
+            assert learner.waits == (count - min(counts) > bound)
+    assert max(counts) - min(counts) <= bound + 1
+
+
+def test_an_answer_that_was_held_back_brings_what_others_did_meanwhile():
+    server, _ = gated("ssp", bound=0)
+    a, b = company(server, 2)
+    a.push(change=1.0)
+    b.push(change=10.0)
+    assert a.take().state == pytest.approx([11.0])
+    assert (a.answer.version, a.answer.foreign) == (2, 1)
+
+
+def gather(server, clock, learners, changes, at):
+    """Let some learners end a round at a time, and wait until the server has taken all of them."""
+    clock.now = at
+    for learner, change in zip(learners, changes, strict=True):
+        if learner.ticket is not None:
+            learner.take()
+        learner.push(change=change)
+    clock.now = 2.0 * at
+    server.expire()
+    assert not server.waits
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.lists(st.floats(-5, 5), min_size=4, max_size=4), min_size=1, max_size=6),
+    st.integers(1, 4),
+    st.floats(0, 0.95),
+)
+def test_gathered_updates_move_the_server_with_nesterovs_momentum(rounds, count, momentum):
+    server, clock = gated("async", momentum=momentum)
+    learners = company(server, count)
+    x, v, m = 0.0, 0.0, min(momentum, 1 - 1 / count)
+    for number, changes in enumerate(rounds):
+        base = server.state
+        gather(server, clock, learners, changes[:count], 10.0**number)
+        d = sum(changes[:count]) / count
+        v = m * v + d
+        x += d + m * v
+        assert server.state == pytest.approx([x], rel=1e-9, abs=1e-9)
+        assert server.version == number + 1
+        assert server.state is not base
+    assert {record.weight for record in server.finish().rounds} == {1 / count}
+
+
+def test_who_is_late_keeps_its_share_for_the_next_version():
+    server, clock = gated("async")
+    a, b, c, late = company(server, 4)
+    gather(server, clock, [a, b, c], [4.0, 4.0, 4.0], 1.0)
+    assert server.state == pytest.approx([3.0])
+    gather(server, clock, [a, b, late], [4.0, 4.0, 8.0], 4.0)
+    assert server.state == pytest.approx([3.0 + 1.0 + 1.0 + 2.0])
+    outcome = server.finish()
+    assert {record.weight for record in outcome.rounds} == {0.25}
+    assert [record.staleness for record in outcome.rounds] == [0, 0, 0, 0, 0, 1]
+    assert outcome.clock == pytest.approx(6 / 4)
+
+
+def test_volatility_weighs_gathered_updates_by_their_share_of_all_members():
+    aggregator = InverseVolatility()
+    server, clock = gated("async", aggregator=aggregator)
+    a, b, *_ = company(server, 4)
+    clock.now = 1.0
+    a.push(change=1.0, volatility=1.0)
+    b.push(change=0.0, volatility=3.0)
+    clock.now = 2.0
+    server.expire()
+    weights = [weight / 2 for weight in aggregator.weights([1.0, 3.0])]
+    assert [record.weight for record in server.finish().rounds] == pytest.approx(weights)
+    assert server.state == pytest.approx(weights[:1])
+
+
+@pytest.mark.parametrize("mode", ["sync", "patient", "ssp", "async"])
+@pytest.mark.parametrize("momentum", [0.0, 0.8, 0.99])
+def test_the_rounds_of_one_learner_are_assigned_in_every_mode(mode, momentum):
+    collect = 1 if mode == "async" else "auto"
+    server, _ = gated("async" if mode == "patient" else mode, size=20, collect=collect, momentum=momentum)
+    learner = FakeLearner(server)
+    for number in range(5):
+        update = learner.update(change=np.random.default_rng(number).normal(size=20))
+        assert learner.push(update).state is update.state
+    assert server.version == 5
+    assert server.clock == 5.0
+
+
+def test_momentum_of_collected_updates_counts_them_as_learners():
+    server = make_server(size=1, collect=2, momentum=0.9)
+    x, v = 0.0, 0.0
+    for number in range(3):
+        # New visits: nobody is stale.
+        a, b = (FakeLearner(server, name, visit=2 * number + i) for i, name in enumerate("ab"))
+        a.push(change=1.0)
+        b.push(change=3.0)
+        v = 0.5 * v + 2.0
+        x += 2.0 + 0.5 * v
+        assert server.state == pytest.approx([x])
+
+
+def test_where_updates_are_gathered_peers_are_the_mean_over_the_others():
+    server, clock = gated("async", round_size=100)
+    learners = company(server, 3)
+    clock.now = 1.0
+    for learner in learners:
+        learner.push(change=0.0, seconds_per_row=1e-3)
+    assert learners[2].answer.peers == pytest.approx(10.0)
+    strict, _ = gated("sync", round_size=100)
+    for learner in company(strict, 3):
+        learner.push(change=0.0, seconds_per_row=1e-3)
+    assert learner.answer.peers == 0.0
+
+
+def test_where_updates_are_gathered_a_learner_between_two_visits_is_still_a_peer():
+    server, clock = gated("async", round_size=100)
+    a, b, pausing = learners = company(server, 3)
+    for now in (1.0, 1.1):
+        clock.now = now
+        push_together(learners, [learner.update(change=0.0, seconds_per_row=1e-3) for learner in learners])
+    server.leave(2, pausing.attempt)
+    clock.now = 1.2
+    push_together([a, b], [learner.update(change=0.0, seconds_per_row=1e-3) for learner in (a, b)])
+    assert b.answer.peers == pytest.approx(10.0)
+    server.leave(0, a.attempt)
+    clock.now = 1.3
+    assert b.push(change=0.0, seconds_per_row=1e-3).peers == pytest.approx(10.0)
+
+
+def test_rounds_that_are_weighed_by_volatility_are_two_steps_at_least():
+    server, _ = gated("sync", round_size=1, aggregator=InverseVolatility())
+    assert FakeLearner(server).answer.round_size == 16
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from(["async", "patient", "ssp", "sync"]),
+    st.lists(
+        st.tuples(st.sampled_from(["push", "push", "leave", "retire", "wait"]), st.integers(0, 3)),
+        max_size=50,
+    ),
+)
+def test_whatever_happens_every_update_is_applied_once_and_nobody_waits_for_ever(mode, events):
+    collect = 1 if mode == "async" else "auto"
+    server, clock = gated("async" if mode == "patient" else mode, size=64 * 60, collect=collect)
+    learners = [FakeLearner(server, f"{i}", visit=i, first=64 * 15 * i) for i in range(4)]
+    numbers, sent = iter(range(10, 1000)), []
+    for kind, who in events:
+        learner = learners[who]
+        if kind == "wait":
+            clock.now += 7.0 * who
+            server.expire()
+        elif kind == "push" and not learner.waits and len(sent) < 60:
+            if learner.ticket is not None:
+                learner.take()
+            update = learner.update(change=0.0)
+            learner.push(update)
+            sent.append((update.visit, update.start, update.stop))
+        elif kind in ("leave", "retire"):
+            if kind == "leave":
+                server.leave(learner.visit, learner.attempt)
+            else:
+                server.retire(learner.visit)
+            assert not learner.waits
+            learners[who] = FakeLearner(server, learner.name, visit=next(numbers))
+    for number, learner in enumerate(learners):
+        if not learner.waits:
+            server.leave(learner.visit, learner.attempt) if number % 2 else server.retire(learner.visit)
+    while server.waits:
+        clock.now += 1.0
+        server.expire()
+        for learner in learners:
+            if not learner.waits:
+                server.leave(learner.visit, learner.attempt)
+        assert clock.now < 1e4
+    outcome = server.finish()
+    assert len(outcome.rounds) == len(sent)
+    assert sum(record.rows for record in outcome.rounds) == sum(stop - start for _, start, stop in sent)
+
+
+@pytest.mark.parametrize("how", ["leave", "retire", "takeover"])
+def test_the_late_end_of_an_earlier_visit_does_not_lose_what_its_learner_waits_for_now(how):
+    server, _ = gated("sync")
+    earlier, other = FakeLearner(server, "a", visit=1), FakeLearner(server, "b", visit=3)
+    now = FakeLearner(server, "a", visit=2)
+    now.push(change=1.0)
+    if how == "leave":
+        server.leave(1, earlier.attempt)
+    elif how == "retire":
+        server.retire(1)
+    else:
+        FakeLearner(server, "c", visit=1).push(change=1.0)
+    other.push(change=1.0)
+    assert now.take().accepted
+    assert not server.waits

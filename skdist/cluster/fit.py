@@ -20,7 +20,7 @@ from skdist.cluster.actor import ServerActor, ServerRef
 from skdist.cluster.fetch import fetch, settle
 from skdist.cluster.partitions import Partitions
 from skdist.cluster.plugin import LearnerPlugin
-from skdist.cluster.source import Source, delayed_call
+from skdist.cluster.source import Source
 from skdist.control.dispatch import Dispatcher
 from skdist.exceptions import DataLostError, NoWorkersError, ServerLostError, VisitFailedError
 from skdist.fitting import (
@@ -30,10 +30,10 @@ from skdist.fitting import (
     build_dispatcher,
     conclude,
     lost_records,
-    visit_records,
+    take_in,
 )
 from skdist.history import History
-from skdist.messages import VisitReport
+from skdist.messages import Visit, VisitReport
 
 logger = logging.getLogger("skdist")
 
@@ -110,7 +110,8 @@ class ClusterFit:
         self._server_future: Any = None
         self._starting: list[asyncio.Future[None]] = []
         self._limit = float(dask.config.get("skdist.worker-timeout", WORKER_TIMEOUT))
-        self._flying: dict[asyncio.Task[Any], tuple[int, Any]] = {}
+        self._flying: dict[asyncio.Task[Any], int] = {}
+        self._visits: dict[int, Any] = {}  # futures of the visits in flight that are on the cluster
         self._registered = False
         self._history = History()
         self._progress = Progress(settings.verbose)
@@ -161,6 +162,7 @@ class ClusterFit:
             workers,
             seconds_per_row=1e-9 * sum(s.nbytes for s in summaries) / max(sum(rows), 1),
             queue=1,
+            streamed=self._partitions.streamed,
         )
         await self._visit_all(dispatcher, workers)
         result = conclude(await self._call("finish"), self._history, dispatcher.last_epoch + 1)
@@ -232,9 +234,8 @@ class ClusterFit:
 
     async def _visit_all(self, dispatcher: Dispatcher, workers: dict[str, int]) -> None:
         """Keep every worker busy until all epochs are through."""
-        for name, slots in workers.items():
-            dispatcher.add_worker(name, slots)
-        looked = idle = time.monotonic()
+        self._add_workers(dispatcher, workers)
+        began = looked = idle = time.monotonic()
         while not dispatcher.done:
             for name, order in dispatcher.orders():
                 self._submit(name, order)
@@ -244,8 +245,8 @@ class ClusterFit:
                     self._flying, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
                 for task in ended:
-                    number, _ = self._flying.pop(task)
-                    self._land(dispatcher, number, task)
+                    number = self._flying.pop(task)
+                    self._land(dispatcher, number, task, time.monotonic() - began)
             elif time.monotonic() - idle > self._limit:
                 raise self._no_workers()
             else:
@@ -260,8 +261,7 @@ class ClusterFit:
         for name in set(dispatcher.workers) - set(present):
             dispatcher.remove_worker(name)
             await self._reissue(dispatcher, name)
-        for name, slots in present.items():
-            dispatcher.add_worker(name, slots)
+        self._add_workers(dispatcher, present)
         if self._server_future.status not in ("finished", "pending"):
             raise ServerLostError("The worker that held the parameter server left the cluster.")
         if self._progress.wanted:
@@ -271,48 +271,55 @@ class ClusterFit:
     async def _reissue(self, dispatcher: Dispatcher, worker: str) -> None:
         """Put the rest of the visits of a worker that left back, exactly."""
         gone = {number for number, (_, name) in dispatcher.in_flight.items() if name == worker}
-        for task, (number, future) in list(self._flying.items()):
+        for task, number in list(self._flying.items()):
             if number in gone:
                 offset = await self._call("retire", number)
                 if task.done():
                     continue  # it came to its end in between
                 del self._flying[task]
                 task.cancel()
-                await self.client.cancel([future], force=True)
+                if number in self._visits:
+                    await self.client.cancel([self._visits[number]], force=True)
                 visit = dispatcher.lost(number, offset)
                 self._history.visits.extend(lost_records(visit, worker, offset))
                 logger.info("Visit %d is repeated from row %d of %d.", number, offset, visit.rows)
 
-    def _submit(self, name: str, order: Any) -> None:
-        blocks = [self._partitions.blocks[segment.partition] for segment in order.segments]
-        key = (f"skdist-visit-{self._token}", order.number)
-        # Pinned: the dispatcher balances the work, not Dask's stealing, and `_look` takes visits off workers
-        # that leave.
-        if any(dask.is_dask_collection(block) for block in blocks):
-            work = delayed_call(tasks.visit, key, order, self._server, self.name, *blocks, worker=name)
-            future = self.client.compute(work, optimize_graph=False)
-        else:
-            future = self.client.submit(
-                tasks.visit, order, self._server, self.name, *blocks, key=key, pure=False, workers=[name]
-            )
-        self._flying[asyncio.ensure_future(self._outcome(future))] = (order.number, future)
+    def _add_workers(self, dispatcher: Dispatcher, workers: dict[str, int]) -> None:
+        for name, threads in workers.items():
+            dispatcher.add_worker(name, threads)
+            self._partitions.add_worker(name, threads)
 
-    async def _outcome(self, future: Any) -> Any:
+    def _submit(self, name: str, order: Visit) -> None:
+        self._flying[asyncio.ensure_future(self._visit(name, order))] = order.number
+
+    async def _visit(self, name: str, order: Visit) -> VisitReport:
+        """Return how a visit ended."""
+        numbers = [segment.partition for segment in order.segments]
         try:
-            return (await fetch(self.client, [future]))[0]
+            async with self._partitions.on_worker(name, numbers) as blocks:
+                # Pinned: the dispatcher balances the work, not Dask's stealing, and `_look` takes visits off
+                # workers that leave.
+                self._visits[order.number] = self.client.submit(
+                    tasks.visit, order, self._server, self.name, self._partitions.streamed, *blocks,
+                    key=(f"skdist-visit-{self._token}", order.number), pure=False, workers=[name],
+                )  # fmt: skip
+            report: VisitReport = (await fetch(self.client, [self._visits[order.number]]))[0]
+            return report
         finally:
-            future.release()
+            if order.number in self._visits:
+                self._visits.pop(order.number).release()
 
-    def _land(self, dispatcher: Dispatcher, number: int, task: asyncio.Task[Any]) -> None:
+    def _land(
+        self, dispatcher: Dispatcher, number: int, task: asyncio.Task[VisitReport], seconds: float
+    ) -> None:
         try:
-            report: VisitReport = task.result()
+            report = task.result()
         except KilledWorker as error:
             raise VisitFailedError(
                 f"Visit {number} was tried on several workers and each died: {error}. "
                 "See the logs of the workers; too little memory is the usual cause."
             ) from error
-        dispatcher.finished(report)
-        self._history.visits.extend(visit_records(report))
+        take_in(self._history, dispatcher, report, seconds)
 
     async def _call(self, method: str, *args: Any) -> Any:
         """Call the server from the driver, with a limit."""
@@ -333,7 +340,7 @@ class ClusterFit:
         """Stop what is under way and free every key, the actor and the plugin, whatever fails of it."""
         if self._starting:
             await asyncio.wait(self._starting, timeout=CLEANUP_SECONDS / 2)
-        flying = [future for _, future in self._flying.values()]
+        flying = list(self._visits.values())
         for task in self._flying:
             task.cancel()
         self._flying.clear()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import dask
@@ -40,6 +42,7 @@ class Partitions:
         self.client, self.source, self.token = client, source, token
         self.blocks: list[Any] = []
         self._passing: list[Any] = []  # needed until all is measured
+        self._loaders: dict[str, asyncio.Semaphore] = {}  # by worker: threads that may load
 
     async def measure(self, workers: dict[str, int], memory: float) -> list[Summary]:
         """Convert and measure all partitions.
@@ -70,14 +73,45 @@ class Partitions:
             ]
             if np.isnan(self.source.nbytes) or self.source.nbytes <= HELD_SHARE * memory:
                 self.blocks = self.client.compute(self.blocks, optimize_graph=False)
-        held = not dask.is_dask_collection(self.blocks[0])
-        measured = await self._measure_held(workers) if held else self._measure_streamed()
+        measured = self._measure_streamed() if self.streamed else await self._measure_held(workers)
         self._passing += measured
         found: dict[int, Summary] = {}
         for part in await fetch(self.client, measured):
             found.update(part)
         _release(self._passing)
         return [found[number] for number in range(len(self.blocks))]
+
+    @property
+    def streamed(self) -> bool:
+        """Whether each visit loads its partitions anew."""
+        return any(dask.is_dask_collection(block) for block in self.blocks)
+
+    def add_worker(self, name: str, threads: int) -> None:
+        """Say how many partitions a worker can load at once."""
+        self._loaders.setdefault(name, asyncio.Semaphore(threads))
+
+    @asynccontextmanager
+    async def on_worker(self, name: str, numbers: Sequence[int]) -> AsyncIterator[list[Any]]:
+        """Give the futures of some partitions to a visit on a worker, and stay until they are loaded.
+
+        A worker loads no more partitions at once than it has threads. If more were ordered, the next load
+        would take the thread that the visit of the last one needs to begin.
+        """
+        if not self.streamed:
+            yield [self.blocks[number] for number in numbers]
+            return
+        async with self._loaders[name]:
+            loads: list[Any] = self.client.compute(
+                [self.blocks[number] for number in numbers],
+                optimize_graph=False,
+                workers=[name],
+                allow_other_workers=True,
+            )
+            try:
+                yield loads
+                await settle(loads)
+            finally:
+                _release(loads)
 
     def release(self) -> None:
         """Free everything on the workers.

@@ -1,4 +1,4 @@
-"""The worker's side between visits: heartbeat latencies and the learners of its threads."""
+"""The worker's side between visits: heartbeat latencies, the slots and their learners."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import time
 from typing import Any
 
 from distributed import WorkerPlugin
+from threadpoolctl import ThreadpoolController
 
 from skdist.cluster.actor import ServerRef
+from skdist.cluster.slots import Slots
 from skdist.control.windows import LatencyWindow
 from skdist.fitting import FitSettings, build_learner
 from skdist.learner import Learner
@@ -21,7 +23,7 @@ FIRST_HEARTBEATS_SECONDS = 0.005
 
 
 class LearnerPlugin(WorkerPlugin):
-    """Samples a worker's heartbeat latency and keeps the learners of its threads.
+    """Samples a worker's heartbeat latency and keeps its slots and their learners.
 
     Dask calls a metric once per heartbeat; between two calls the worker's total of latencies grows by
     the raw round trip of the heartbeat in between. (`worker.latency` is the same, heavily smoothed.)
@@ -42,6 +44,9 @@ class LearnerPlugin(WorkerPlugin):
         """Start to sample, and fill the window with a few quick heartbeats."""
         self.worker = worker
         self.latencies = LatencyWindow(self._settings.window)
+        self.slots = Slots()
+        self._pools: ThreadpoolController | None = None
+        self._limits: Any = None
         self._model: Any = None
         self._model_lock = threading.Lock()
         self._lock = threading.Lock()
@@ -55,8 +60,12 @@ class LearnerPlugin(WorkerPlugin):
             await asyncio.sleep(FIRST_HEARTBEATS_SECONDS)
 
     def teardown(self, worker: Any) -> None:
-        """Stop to sample."""
+        """Stop to sample, and let go whoever waits."""
         worker.metrics.pop(self.name, None)
+        self.slots.lift()
+        with self._lock:
+            if self._limits is not None:
+                self._limits.restore_original_limits()
 
     def sample(self, worker: Any) -> float:
         """Take in the round trip of the last heartbeat and return it; the metric Dask calls."""
@@ -80,6 +89,13 @@ class LearnerPlugin(WorkerPlugin):
             if self._model is None:
                 self._model = ref.call(self.worker, "model")
             return self._model
+
+    def limit_inner_threads(self, count: int) -> None:
+        """Limit the threads of BLAS and OpenMP; each visit calls this, as OpenMP counts by thread."""
+        with self._lock:
+            self._pools = self._pools or ThreadpoolController()
+            limits = self._pools.limit(limits=count)
+            self._limits = self._limits or limits  # the first ones know what was before
 
     def take_learner(self) -> Learner:
         """Return a learner that no other visit on this worker uses."""

@@ -155,11 +155,6 @@ def _advice(name: str, values: Any, X: Any) -> str:
     return f"Repartition both alike, for example by taking X and {name} from one DataFrame."
 
 
-def delayed_call(function: Any, key: Any, *args: Any, worker: str | None = None) -> Any:
-    """Return ``function(*args)`` as a Delayed with a key of our choice, pinned to a worker if need be."""
-    call = dask.delayed(function, pure=False)(*args, dask_key_name=key)
-    if worker is not None:
-        # This layer alone, not what it depends on: that may be needed elsewhere. (`dask.annotate` would also
-        # catch what other threads build at the same moment.)
-        call.dask.layers[key].annotations = {"workers": [worker]}
-    return call
+def delayed_call(function: Any, key: Any, *args: Any) -> Any:
+    """Return ``function(*args)`` as a Delayed with a key of our choice."""
+    return dask.delayed(function, pure=False)(*args, dask_key_name=key)

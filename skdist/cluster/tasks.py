@@ -46,7 +46,9 @@ def measure(numbers: Sequence[int], *partitions: Partition) -> dict[int, Summary
     return found
 
 
-def visit(order: Visit, ref: ServerRef, plugin_name: str, *partitions: Partition) -> VisitReport:
+def visit(
+    order: Visit, ref: ServerRef, plugin_name: str, streamed: bool, *partitions: Partition
+) -> VisitReport:
     """Visit partitions: run the visit loop against the server.
 
     Parameters
@@ -57,11 +59,25 @@ def visit(order: Visit, ref: ServerRef, plugin_name: str, *partitions: Partition
         The server.
     plugin_name : str
         Of the fit's `LearnerPlugin`.
+    streamed : bool
+        Whether the partitions were loaded for this visit alone.
     *partitions : Partition
         One for each segment of the order.
     """
-    worker = get_worker()
-    plugin = worker.plugins[plugin_name]
+    plugin = get_worker().plugins[plugin_name]
+    thread = TaskThread()
+    if streamed and order.threads:
+        thread.give_away()  # to the next visit's partition: it loads while this one trains
+    with plugin.slots.take(order, thread.give_away) as seconds_free:
+        report = _visit(order, ref, plugin, partitions, thread)
+    return replace(report, seconds_free=seconds_free)
+
+
+def _visit(
+    order: Visit, ref: ServerRef, plugin: Any, partitions: Sequence[Partition], thread: TaskThread
+) -> VisitReport:
+    """Join the server, train, and leave it."""
+    worker = plugin.worker
     began, started = time.perf_counter(), time.time()
     learner = plugin.take_learner()
     attempt = f"{learner.name}@{started}"
@@ -71,7 +87,7 @@ def visit(order: Visit, ref: ServerRef, plugin_name: str, *partitions: Partition
         offset = answer.offset
         try:
             if answer.accepted:
-                offset, last_epoch = _run(order, ref, worker, plugin, learner, attempt, answer, partitions)
+                offset, last_epoch = _run(order, ref, plugin, learner, attempt, answer, partitions, thread)
         except BaseException:
             ref.post(worker, "leave", order.number, attempt)  # not waited for: the error matters more
             raise
@@ -86,21 +102,25 @@ def visit(order: Visit, ref: ServerRef, plugin_name: str, *partitions: Partition
         started=started,
         seconds=time.perf_counter() - began,
         last_epoch=last_epoch,
+        seconds_waited=learner.seconds_waited,
+        rounds=learner.rounds,
+        seconds_compute=learner.seconds_compute,
     )
 
 
 def _run(
-    order: Visit, ref: ServerRef, worker: Any, plugin: Any, learner: Learner, attempt: str,
-    answer: Answer, partitions: Sequence[Partition],
+    order: Visit, ref: ServerRef, plugin: Any, learner: Learner, attempt: str, answer: Answer,
+    partitions: Sequence[Partition], thread: TaskThread,
 ) -> tuple[int, int]:  # fmt: skip
     """Feed the visit loop with the server's answers; return its rows and the last epoch known."""
     model, classes = plugin.model_of(ref)
+    if model.inner_parallel and order.inner_threads:
+        plugin.limit_inner_threads(order.inner_threads)
     blocks = {}
     for segment, partition in zip(order.segments, partitions, strict=True):
         rows = as_rows(partition.X, model.dtype, model.sparse)
         weights = partition.weights.astype(model.dtype, copy=False)
         blocks[segment.partition] = replace(partition.globally(classes), X=rows, weights=weights)
-    thread = TaskThread()
     loop = run_visit(order, blocks, model, learner, attempt, answer)
     exchange: Exchange | None = None
     reply: Answer | None = None
@@ -112,7 +132,7 @@ def _run(
             return end.value, last_epoch
         reply = None
         if isinstance(request, Update):
-            exchange = Exchange(ref, worker, request)
+            exchange = Exchange(ref, plugin.worker, request)
             if exchange.done():  # the server is here
                 reply, learner.seconds_exchange = exchange.result(thread)
         elif exchange is not None and (request.must_wait or exchange.done()):

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from skdist.control.pressure import PressurePlanner, WorkerPlan, WorkerPressure
 from skdist.control.windows import smoothed
 from skdist.messages import Segment, Visit, VisitReport
 
@@ -19,9 +20,12 @@ from skdist.messages import Segment, Visit, VisitReport
 #: a slow worker's share can go to others.
 VISIT_SECONDS = 0.5
 
-#: A visit gets at most so much time, and on a worker of known speed so many times what it should take.
+#: A visit gets at most so much time, and so many times what it would take on a usual worker.
 MOST_SECONDS = 2.0
 BUDGET_MARGIN = 1.5
+
+#: A worker that takes so many times as long as a usual one for a row is helped before others go on.
+SLOW = 2.0
 
 #: A worker may begin the next epoch of its own partitions while others finish this one.
 EPOCH_LEAD = 1
@@ -33,6 +37,9 @@ class _Worker:
     queue: int
     flying: set[int] = field(default_factory=set)
     seconds_per_row: float = 0.0
+    pressure: WorkerPressure | None = None
+    idle: bool = False  # there was no work to fill its slots and its queue
+    after_idle: set[int] = field(default_factory=set)  # visits in flight that were ordered then
 
 
 @dataclass
@@ -56,8 +63,10 @@ class _Queue:
 @dataclass
 class _Epoch:
     queues: list[_Queue]
+    homes: dict[str, list[_Queue]]
     waiting: int
     flying: int = 0
+    helped: int = 0
 
 
 class Dispatcher:
@@ -90,6 +99,12 @@ class Dispatcher:
         Visits that wait at a worker beyond those that its slots run.
     lead : int
         Epochs that a worker may be ahead of the slowest.
+    planner : PressurePlanner, optional
+        Decides how many visits each worker trains at once, and how many wait there; `add_worker` and
+        ``queue`` say how many at the start.
+    streamed : bool
+        Whether a partition is loaded for each visit: then a visit is to one partition, so that another one
+        loads meanwhile and no more are in memory than are visited or wait.
     shares : sequence of tuple of Segment, optional
         Fixed shares of an epoch, each one visit, for runs that must not depend on who is fast.
     """
@@ -108,6 +123,8 @@ class Dispatcher:
         step: int = 1,
         queue: int = 1,
         lead: int = EPOCH_LEAD,
+        planner: PressurePlanner | None = None,
+        streamed: bool = False,
         shares: Sequence[tuple[Segment, ...]] | None = None,
     ) -> None:
         self.rows = tuple(rows)
@@ -118,27 +135,40 @@ class Dispatcher:
         self._guess = seconds_per_row
         self._least_seconds, self._step, self._queue, self._lead = least_seconds, step, queue, lead
         self._timed = timed
+        self._planner = planner
+        self._streamed = streamed
         self._shares = shares
         self._workers: dict[str, _Worker] = {}
+        self._roomy: dict[str, None] = {}  # those that may have room for a visit
         self._sources: dict[int, _Queue] = {}  # of the visits in flight
+        self._helping: set[int] = set()
         self._epochs: dict[int, _Epoch] = {}
         self._open = 0
+        self._usual, self._speed, self._until_look = seconds_per_row, 0.0, 0
         self._fresh: set[int] = set()  # epochs that were opened just now
         self._number = 0
 
     def add_worker(self, name: str, slots: int) -> None:
         """Give a worker work from now on."""
         if name not in self._workers:
-            self._workers[name] = _Worker(slots, self._queue)
+            planner = self._planner
+            pressure = WorkerPressure(planner, slots, self._queue) if planner is not None else None
+            self._workers[name] = _Worker(slots, self._queue, pressure=pressure)
+            self._roomy[name] = None
+            self._until_look = 0
 
     def resize(self, name: str, slots: int, queue: int) -> None:
         """Change how many visits a worker runs at once, and how many wait there."""
         if name in self._workers:
             self._workers[name].slots, self._workers[name].queue = slots, queue
+            self._roomy[name] = None
+            self._until_look = 0
 
     def remove_worker(self, name: str) -> None:
         """Give a worker no more work; what it runs must be reported as `lost` or `finished`."""
-        self._workers.pop(name, None)
+        if self._workers.pop(name, None) is not None:
+            self._roomy.pop(name, None)
+            self._until_look = 0
 
     @property
     def workers(self) -> tuple[str, ...]:
@@ -150,13 +180,27 @@ class Dispatcher:
         """Whether all epochs are through."""
         return not self.in_flight and self._oldest() > self.last_epoch
 
-    def finished(self, report: VisitReport) -> None:
-        """Take in how a visit ended; its remaining rows wait for another one."""
-        _, worker = self._land(report.visit.number, report.offset)
+    def finished(self, report: VisitReport) -> WorkerPlan | None:
+        """Take in how a visit ended; its remaining rows wait for another one.
+
+        Returns
+        -------
+        WorkerPlan or None
+            The plan of the visit's worker where it is another one from now on, or the first.
+        """
+        visit, worker = self._land(report.visit.number, report.offset)
         self.last_epoch = min(self.last_epoch, report.last_epoch)
         if report.offset and worker is not None:
-            # Exchanges included: a visit whose link is slow must be short too.
-            worker.seconds_per_row = smoothed(worker.seconds_per_row, report.seconds / report.offset)
+            # Not the time in which it waited for others, or the slowest would look no slower than they do.
+            busy = report.seconds - report.seconds_waited
+            worker.seconds_per_row = smoothed(worker.seconds_per_row, busy / report.offset)
+        if worker is None or worker.pressure is None:
+            return None
+        plan = worker.pressure.observe(report, supplied=visit.number not in worker.after_idle)
+        worker.after_idle.discard(visit.number)
+        if plan is not None:
+            worker.slots, worker.queue = plan.threads, plan.queue
+        return plan
 
     def lost(self, number: int, offset: int = 0) -> Visit:
         """Take in that a visit will never report; the rows from ``offset`` on wait for another one."""
@@ -165,21 +209,35 @@ class Dispatcher:
     def orders(self) -> list[tuple[str, Visit]]:
         """Return the visits to start now, each with the worker that should run it."""
         given: list[tuple[str, Visit]] = []
+        # A look at all workers for each visit of each would take the square of their number.
+        self._until_look -= 1
+        if self._until_look < 0:
+            self._look()
         # Everybody's own rows first; then who has none helps out; what is ready in the queue comes last.
         for helping, queueing in ((False, False), (True, False), (False, True)):
             progress = True
             # One visit for each worker in turn, so that none drains what another could share.
             while progress:
                 progress = False
-                for name, worker in self._workers.items():
+                for name in list(self._roomy):
+                    worker = self._workers[name]
                     if len(worker.flying) >= worker.slots + (worker.queue if queueing else 0):
+                        if len(worker.flying) >= worker.slots + worker.queue:
+                            del self._roomy[name]
                         continue
                     visit = self._help(worker) if helping else self._next_visit(name, worker)
                     if visit is not None:
+                        if worker.pressure is not None:
+                            inner = worker.pressure.plan.inner_threads
+                            visit = replace(visit, threads=worker.slots, inner_threads=inner)
+                        if worker.idle:
+                            worker.after_idle.add(visit.number)
                         worker.flying.add(visit.number)
                         self.in_flight[visit.number] = (visit, name)
                         given.append((name, visit))
                         progress = True
+        for worker in self._workers.values():
+            worker.idle = len(worker.flying) < worker.slots + worker.queue
         return self._in_company(given)
 
     def _in_company(self, given: list[tuple[str, Visit]]) -> list[tuple[str, Visit]]:
@@ -199,7 +257,11 @@ class Dispatcher:
         worker = self._workers.get(name)
         if worker is not None:
             worker.flying.discard(number)
+            self._roomy[name] = None
         epoch.flying -= visit.rows
+        if number in self._helping:
+            self._helping.remove(number)
+            epoch.helped -= visit.rows
         for segment in reversed(visit.split(offset)[1]):
             queue.put_back(segment)
             epoch.waiting += segment.rows
@@ -219,26 +281,25 @@ class Dispatcher:
         self._open += 1
         self._fresh.add(number)
         if self._shares is not None:
-            queues = [
-                _Queue(self.homes.get(place, ""), deque(self._shuffled(share, f"{number}/{place}")))
-                for place, share in enumerate(self._shares)
+            queues = [_Queue(self.homes.get(place, "")) for place in range(len(self._shares))]
+            parts = [
+                (part, queue) for share, queue in zip(self._shares, queues, strict=True) for part in share
             ]
         else:
             segments = [Segment(partition, 0, rows) for partition, rows in enumerate(self.rows) if rows]
-            homes: dict[str, _Queue] = {}
-            for segment in self._shuffled(segments, str(number)):
-                home = self.homes.get(segment.partition, "")
-                homes.setdefault(home, _Queue(home)).segments.append(segment)
-            queues = list(homes.values())
-        for queue in queues:
-            queue.rows = sum(segment.rows for segment in queue.segments)
-        self._epochs[number] = _Epoch(queues, sum(queue.rows for queue in queues))
-
-    def _shuffled(self, segments: Sequence[Segment], key: str) -> list[Segment]:
-        shuffled = list(segments)
+            homes = [self.homes.get(segment.partition, "") for segment in segments]
+            own = {home: _Queue(home) for home in dict.fromkeys(homes)}
+            queues = list(own.values())
+            parts = [(segment, own[home]) for segment, home in zip(segments, homes, strict=True)]
         if self._shuffle:
-            random.Random(f"{self._seed}/{key}").shuffle(shuffled)
-        return shuffled
+            random.Random(f"{self._seed}/{number}").shuffle(parts)
+        for segment, queue in parts:
+            queue.segments.append(segment)
+            queue.rows += segment.rows
+        by_home: dict[str, list[_Queue]] = {}
+        for queue in queues:
+            by_home.setdefault(queue.home, []).append(queue)
+        self._epochs[number] = _Epoch(queues, by_home, sum(queue.rows for queue in queues))
 
     def _next_visit(self, name: str, worker: _Worker) -> Visit | None:
         oldest = self._oldest()
@@ -248,12 +309,15 @@ class Dispatcher:
             epoch = self._epochs.get(number)
             if epoch is None or not epoch.waiting:
                 continue
-            own = [queue for queue in epoch.queues if queue.rows and queue.home == name]
-            theirs = own or [
-                queue for queue in epoch.queues if queue.rows and queue.home not in self._workers
-            ]
+            theirs = [queue for queue in epoch.homes.get(name, ()) if queue.rows]
+            if not theirs:
+                waiting = [queue for queue in epoch.queues if queue.rows]
+                theirs = [queue for queue in waiting if queue.home not in self._workers]
             if theirs:
                 return self._take(number, epoch, theirs[0], worker, epoch.waiting + epoch.flying)
+            # Who is slow cannot go through all of its own before the next epoch is over.
+            if number == oldest and (slow := [queue for queue in waiting if self._is_slow(queue.home)]):
+                return self._take_over(number, epoch, slow, worker)
         return None
 
     def _help(self, worker: _Worker) -> Visit | None:
@@ -262,20 +326,29 @@ class Dispatcher:
         epoch = self._epochs.get(oldest) if oldest <= self.last_epoch else None
         if epoch is None or not epoch.waiting:
             return None
-        queue = max(epoch.queues, key=lambda queue: queue.rows)
-        return self._take(oldest, epoch, queue, worker, epoch.waiting)
+        return self._take_over(oldest, epoch, epoch.queues, worker)
+
+    def _take_over(self, number: int, epoch: _Epoch, queues: Sequence[_Queue], worker: _Worker) -> Visit:
+        """Make a visit to rows that sit elsewhere: a fair part of what is or was to be helped with."""
+        queue = max(queues, key=lambda queue: queue.rows)
+        visit = self._take(number, epoch, queue, worker, epoch.waiting + epoch.helped)
+        epoch.helped += visit.rows
+        self._helping.add(visit.number)
+        return visit
+
+    def _is_slow(self, name: str) -> bool:
+        return self._workers[name].seconds_per_row > SLOW * self._usual
 
     def _take(self, number: int, epoch: _Epoch, queue: _Queue, worker: _Worker, left: int) -> Visit:
         """Make a visit of what waits in front of a queue, where ``left`` rows are to be shared by all."""
         if self._shares is not None:
             segments = [queue.take() for _ in range(len(queue.segments))]
             return self._order(number, epoch, segments, queue, math.inf)
-        usual = self._usual()
+        usual = self._usual
         pace = worker.seconds_per_row or usual
         # Who is slow gets less, so that all are through at the same time.
-        speed = sum(other.slots / (other.seconds_per_row or usual) for other in self._workers.values())
         share = max(
-            min(queue.rows / max(worker.slots - len(worker.flying), 1), left / pace / speed),
+            min(queue.rows / max(worker.slots - len(worker.flying), 1), left / pace / self._speed),
             self._least_seconds / pace,
         )
         first = queue.take()
@@ -285,16 +358,14 @@ class Dispatcher:
             cut = first.start + whole
             queue.put_back(Segment(first.partition, cut, first.stop))
             first = Segment(first.partition, first.start, cut)
-        goal = min(share, VISIT_SECONDS / pace)
+        goal = 0.0 if self._streamed else min(share, VISIT_SECONDS / pace)
         segments, rows = [first], first.rows
         while queue.segments and rows + queue.segments[0].rows <= goal:
             segments.append(queue.take())
             rows += segments[-1].rows
         budget = math.inf
         if self._timed:
-            # Half of what it should take where it is not known yet who is slow.
-            margin = BUDGET_MARGIN if worker.seconds_per_row else BUDGET_MARGIN / 3
-            budget = min(max(margin * rows * usual, self._least_seconds), MOST_SECONDS)
+            budget = min(max(BUDGET_MARGIN * rows * usual, self._least_seconds), MOST_SECONDS)
         return self._order(number, epoch, segments, queue, budget)
 
     def _order(
@@ -307,10 +378,17 @@ class Dispatcher:
         epoch.flying += visit.rows
         return visit
 
-    def _usual(self) -> float:
-        """Return the seconds per row of a usual worker."""
-        known = [worker.seconds_per_row for worker in self._workers.values() if worker.seconds_per_row]
-        return statistics.median(known) if known else self._guess
+    def _look(self) -> None:
+        """Learn the seconds per row of a usual worker, and the rows per second of all together.
+
+        The first who report may be slow ones, so who has not reported is taken to be fast.
+        """
+        workers = self._workers.values()
+        known = [worker.seconds_per_row for worker in workers if worker.seconds_per_row]
+        unknown = [min([self._guess, *known])] * (len(workers) - len(known))
+        self._usual = statistics.median(known + unknown) if workers else self._guess
+        self._speed = sum(worker.slots / (worker.seconds_per_row or self._usual) for worker in workers)
+        self._until_look = len(workers) // 16
 
 
 def equal_shares(rows: Sequence[int], count: int, step: int) -> list[tuple[Segment, ...]]:
@@ -346,7 +424,11 @@ def equal_shares(rows: Sequence[int], count: int, step: int) -> list[tuple[Segme
             room = -(-((share + 1) * total) // count) - done
             whole = max(round(room / step), 1) * step
             stop = min(start + whole, size) if size - start > 1.5 * step else size
-            shares[share].append(Segment(partition, start, stop))
+            parts = shares[share]
+            if parts and (parts[-1].partition, parts[-1].stop) == (partition, start):
+                parts[-1] = Segment(partition, parts[-1].start, stop)
+            else:
+                parts.append(Segment(partition, start, stop))
             done, start = done + stop - start, stop
     return [tuple(share) for share in shares if share]
 

@@ -106,11 +106,17 @@ class Gate:
         if self.strict:
             self._expected, self._expected_until = members, now + self._first_lease
 
+    def miss(self) -> None:
+        """Take in that one of those who are expected will not come."""
+        self._expected = max(self._expected - 1, 0)
+
     def enter(self, name: str, now: float) -> None:
         """Make a learner a member."""
         known = self._leases.get(name)
         if known is not None and not known.lapsed:
             self._discount(known)
+        if not self.members:
+            self._closed = now
         begin = max(self._slowest, known.round if known is not None else 0)
         lease = _Lease(begin, now, now + self._first_lease)
         self._leases[name] = lease
@@ -128,8 +134,7 @@ class Gate:
         self._count(lease)
         lease.waiting = True
         self._waiting[name] = None
-        if not self.strict and 2 * len(self._waiting) >= self.members and self._deadline == math.inf:
-            self._deadline = now + (PATIENCE - 1) * (now - self._closed)
+        self._watch(now)
 
     def leave(self, name: str) -> None:
         """Take in that a learner is no member any more; its round is remembered."""
@@ -158,6 +163,7 @@ class Gate:
             self._expected = 0
         if self._expected or not self._waiting:
             return False
+        self._watch(now)
         return len(self._waiting) == self.members or now >= self._deadline
 
     def released(self, now: float) -> list[str]:
@@ -175,6 +181,11 @@ class Gate:
         lease = self._leases[name]
         lease.waiting, lease.began = False, now
         lease.ends = now + max(LEASE_SECONDS, LEASE_ROUNDS * lease.longest)
+
+    def _watch(self, now: float) -> None:
+        """Set the time after which nobody is waited for, once half of the members have come."""
+        if not self.strict and self._deadline == math.inf and 2 * len(self._waiting) >= self.members:
+            self._deadline = now + (PATIENCE - 1) * (now - self._closed)
 
     def _count(self, lease: _Lease) -> None:
         self._rounds[lease.round] += 1

@@ -130,9 +130,14 @@ class LatencyBatchSizer(BaseEstimator):
             Training time per row of this learner, and its mean over all.
         present : int
             The size of the learner's last round.
+
+        Returns
+        -------
+        int
+            0, for the shortest round there is, where the learner's speed is not known yet.
         """
         if seconds <= 0 or mean <= 0:
-            return standard
+            return 0
         exact = standard * mean / seconds
         if present > 0 and abs(exact - present) <= self.dead_band * present:
             return present
@@ -158,8 +163,8 @@ def automatic_standard(
     doubled : bool
         Whether the batch sizer will halve the size on a perfect link.
     """
-    shortest = max(share // 16, 2 * batch_size)
+    shortest = max(share // 32, 2 * batch_size)
     longest = max(share // 4, shortest)
-    wanted = 4 * seconds_exchange / seconds_per_row if seconds_per_row > 0 else shortest
+    wanted = 2 * seconds_exchange / seconds_per_row if seconds_per_row > 0 else shortest
     rows = int(min(max(wanted, shortest), longest))
     return 2 * rows if doubled else rows

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import deque
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 from skdist.control.latency import LONGEST_OVER_SHORTEST, LatencyBatchSizer, automatic_standard
 from skdist.control.staleness import StalenessWindow
@@ -39,6 +39,8 @@ class Member:
         When it was last heard of.
     pace : float
         Rounds per second that it counts with among the peers of others.
+    efficiency, judged : float, int
+        Of its link, and the version of all latencies that it comes from.
     """
 
     worker: str
@@ -51,15 +53,23 @@ class Member:
     visits: int = 0
     seen: float = 0.0
     pace: float = 0.0
+    efficiency: float = 1.0
+    judged: int = -1
 
 
 class Latencies:
     """The finite latencies of all workers, sorted, and the median of those of all but one.
 
     So that a thousand learners can each ask for the median of the others after every round.
+
+    Attributes
+    ----------
+    version : int
+        Grows with each change.
     """
 
     def __init__(self) -> None:
+        self.version = 0
         self._sorted: list[float] = []
         self._own: dict[str, tuple[float, ...]] = {}
 
@@ -75,6 +85,7 @@ class Latencies:
             if latency < float("inf"):
                 insort(self._sorted, latency)
         self._own[worker] = latencies
+        self.version += 1
 
     def median_without(self, worker: str) -> float | None:
         """Return the median of the latencies of all other workers; None where there are none."""
@@ -136,8 +147,8 @@ class Roster:
         self._n_rows, self._n_learners = n_rows, n_learners
         self._members: dict[str, Member] = {}
         self._latencies = Latencies()
-        self._pauses: deque[tuple[float, str, float]] = deque()
-        self._pace = 0.0
+        self._pauses: list[tuple[float, str]] = []  # a heap
+        self._pace, self._paced = 0.0, 0
         # Sums over the members, of whom so many are known to have trained.
         self._trained, self._seconds_per_row, self._rows_per_second = 0, 0.0, 0.0
         self._staleness, self._samples = 0.0, 0
@@ -193,8 +204,7 @@ class Roster:
         member = self._members[name]
         member.visits -= 1
         if not member.visits:
-            wait = max(PAUSE_SECONDS, 2 / member.pace if member.pace else 0.0)
-            self._pauses.append((member.seen + wait, name, member.seen))
+            heappush(self._pauses, (member.seen + self._pause(member), name))
 
     def reference(self) -> float:
         """Return the reference staleness R, in versions."""
@@ -208,11 +218,27 @@ class Roster:
         One that is between two visits is about to go on; one that has been away for longer is not.
         """
         while self._pauses and self._pauses[0][0] <= now:
-            _, other, seen = self._pauses.popleft()
+            _, other = heappop(self._pauses)
             member = self._members[other]
-            if not member.visits and member.seen == seen:
-                self._set_pace(member, 0.0)
-        return max(self._pace - self._members[name].pace, 0.0)
+            if not member.visits and member.pace:
+                until = member.seen + self._pause(member)
+                if until <= now:
+                    self._set_pace(member, 0.0)
+                else:  # it was heard of since
+                    heappush(self._pauses, (until, other))
+        # To the bit: a single learner must not look stale because of a rounding error.
+        return max(self._pace - self._members[name].pace, 0.0) if self._others(name) else 0.0
+
+    def mean_peer(self, name: str, now: float) -> float:
+        """Return the mean of ``1 / T_j``, in rounds per second, over the other learners at work."""
+        return self.peers(name, now) / max(self._others(name), 1)
+
+    def _others(self, name: str) -> int:
+        return self._paced - (self._members[name].pace > 0)
+
+    def _pause(self, member: Member) -> float:
+        """Return the seconds after which a learner between two visits is away."""
+        return max(PAUSE_SECONDS, 2 / member.pace if member.pace else 0.0)
 
     def next_round(self, name: str) -> tuple[int, float]:
         """Set and return the rows of a learner's next round, and the efficiency they come from.
@@ -226,8 +252,11 @@ class Roster:
         standard = self._standard()
         efficiency, size = 1.0, standard
         if sizer is not None:
-            median = self._latencies.median_without(member.worker)
-            efficiency = sizer.efficiency_below(member.link.latencies, sizer.limit(median))
+            if member.judged != self._latencies.version:
+                limit = sizer.limit(self._latencies.median_without(member.worker))
+                member.efficiency = sizer.efficiency_below(member.link.latencies, limit)
+                member.judged = self._latencies.version
+            efficiency = member.efficiency
             if sizer.rule == "efficiency":
                 size = sizer.size(efficiency, standard)
             else:
@@ -244,7 +273,10 @@ class Roster:
 
     def _set_pace(self, member: Member, pace: float) -> None:
         self._pace += pace - member.pace
+        self._paced += (pace > 0) - (member.pace > 0)
         member.pace = pace
+        if not self._paced:
+            self._pace = 0.0
 
     def _standard(self) -> int:
         """Return ``B0`` in rows, one for all: from the slowest exchange and the usual training time."""

@@ -131,7 +131,7 @@ def label_spread(class_weights: np.ndarray) -> float:
     Examples
     --------
     >>> label_spread(np.array([50.0, 50.0])), label_spread(np.array([10.0] * 10))
-    (1.0, 0.36)
+    (1.0, 0.36...)
     """
     shares = class_weights / class_weights.sum()
     return max(float(shares @ (4 * shares * (1 - shares))), 0.25)

@@ -16,6 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, column_or_1d, validat
 
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
+from skdist.control.pressure import PressurePlanner
 from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
 from skdist.estimators import prediction
@@ -45,6 +46,7 @@ class DistributedSGDBase(SettingsMixin):
     _auto_settings: ClassVar[dict[str, Any]] = {
         "rate_adapter": StalenessWindow,
         "batch_sizer": LatencyBatchSizer,
+        "planner": PressurePlanner,
         "aggregator": InverseVolatility,
         "learning_rate": AutoRate,
     }
@@ -78,7 +80,7 @@ class DistributedSGDBase(SettingsMixin):
         "round_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "rate_adapter": [StrOptions({"auto"}), StalenessWindow, None],
         "batch_sizer": [StrOptions({"auto"}), LatencyBatchSizer, None],
-        "planner": [StrOptions({"auto"}), None],
+        "planner": [StrOptions({"auto"}), PressurePlanner, None],
         "aggregator": [StrOptions({"auto", "uniform"}), InverseVolatility, None],
         "collect": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "server_momentum": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
@@ -137,6 +139,7 @@ class DistributedSGDBase(SettingsMixin):
             seed=seed,
             shuffle=self.shuffle,
             verbose=self.verbose,
+            planner=self._setting("planner"),
         )
         plan = Plan(self, past, classes, seed)
         if is_collection(X) or is_collection(y):

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
+from skdist.control.pressure import PressurePlanner
 from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
 from skdist.estimators import prediction
@@ -106,8 +107,10 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         Scales updates by their staleness; ``'auto'`` is ``StalenessWindow()``, None applies them in full.
     batch_sizer : 'auto', LatencyBatchSizer or None, default='auto'
         Sizes rounds by heartbeat latency; ``'auto'`` is ``LatencyBatchSizer()``, None gives ``round_size``.
-    planner : 'auto' or None, default='auto'
-        How many visits a worker runs and holds ready. For now both mean one per thread and one waiting.
+    planner : 'auto', PressurePlanner or None, default='auto'
+        How many visits a worker trains at once and how many wait there, by the load of its rounds; while a
+        visit waits, its partition is loaded. ``'auto'`` is ``PressurePlanner()``, None trains one visit per
+        thread and lets one wait.
     aggregator : 'auto', 'uniform', InverseVolatility or None, default='auto'
         How updates that are applied together are weighted: those of a round of ``mode='sync'`` and those
         that ``collect`` collects. ``'auto'`` is ``InverseVolatility()`` in sync mode, as the method has it,
@@ -143,7 +146,7 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
     t_ : float
         Mini-batch steps made plus 1; asynchronous updates count by their rate scale.
     history_ : History
-        What happened: rounds, visits and epochs.
+        What happened: rounds, visits, epochs and the plans of the workers.
 
     See Also
     --------
@@ -196,7 +199,7 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         round_size: str | int = "auto",
         rate_adapter: str | StalenessWindow | None = "auto",
         batch_sizer: str | LatencyBatchSizer | None = "auto",
-        planner: str | None = "auto",
+        planner: str | PressurePlanner | None = "auto",
         aggregator: str | InverseVolatility | None = "auto",
         collect: str | int = "auto",
         server_momentum: str | float = "auto",

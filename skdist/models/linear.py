@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -58,7 +58,11 @@ class LinearModel:
         Whether `order` shuffles.
     seed : int
         For `order`.
+    inner_parallel : bool
+        Whether training uses threads of BLAS or OpenMP; it does not.
     """
+
+    inner_parallel: ClassVar[bool] = False
 
     loss: str
     n_classes: int

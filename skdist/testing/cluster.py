@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from functools import wraps
 from typing import Any
 
 from distributed import Client
+
+from skdist.models.linear import LinearModel
 
 
 def delay_heartbeats(client: Client, worker: str, seconds: float) -> None:
@@ -40,6 +44,52 @@ def _delay(seconds: float, dask_worker: Any) -> None:
         return await plain()
 
     dask_worker.get_metrics = late_metrics if seconds > 0 else plain
+
+
+def slow_down(client: Client, worker: str, factor: float) -> None:
+    """Make training on a worker take longer, as on a slow or busy machine.
+
+    After each piece of training its thread sleeps, so that other workers of the same machine may become
+    faster. All workers of the same process are slowed down.
+
+    Parameters
+    ----------
+    client : Client
+        Of the cluster.
+    worker : str
+        Address of the worker.
+    factor : float
+        How many times as long training takes, at least 1, which ends it.
+
+    Raises
+    ------
+    ValueError
+        For a factor below 1.
+
+    Examples
+    --------
+    >>> from distributed import Client, LocalCluster
+    >>> with LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster:
+    ...     with Client(cluster) as client:
+    ...         slow_down(client, cluster.workers[0].address, 5)
+    ...         slow_down(client, cluster.workers[0].address, 1)
+    """
+    if not factor >= 1:
+        raise ValueError(f"factor={factor!r} must be at least 1: training cannot be made faster.")
+    client.run(_slow_down, factor, workers=[worker])
+
+
+def _slow_down(factor: float) -> None:
+    plain = getattr(LinearModel.train, "__wrapped__", LinearModel.train)
+
+    @wraps(plain)
+    def slow_train(*args: Any, **kwargs: Any) -> float:
+        began = time.perf_counter()
+        loss: float = plain(*args, **kwargs)
+        time.sleep((factor - 1) * (time.perf_counter() - began))
+        return loss
+
+    LinearModel.train = slow_train if factor > 1 else plain  # type: ignore[method-assign]
 
 
 def on_servers(client: Client, method: str) -> list[Any]:

@@ -71,13 +71,32 @@ def test_history_has_the_columns_that_are_promised(client, persisted):
         frame = history.to_frame(table)
         assert set(names.split()) <= set(frame.columns)
         assert len(frame)
-    assert np.isfinite(history.to_frame("rounds").drop(columns=["learner", "worker"]).to_numpy(float)).all()
+    numbers = history.to_frame("rounds").drop(columns=["learner", "worker"])
+    assert numbers.pop("volatility").isna().all()  # nobody asked for it
+    assert np.isfinite(numbers.to_numpy(float)).all()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"mode": "sync"}, {"mode": "sync", "batch_sizer": None}, {"mode": "ssp", "max_staleness": 0}],
+    ids=str,
+)
+def test_modes_in_which_learners_wait_visit_every_row(client, persisted, params):
+    clf = make(max_iter=3, tol=None, round_size=256, **params).fit(*persisted)
+    assert [epoch.rows for epoch in clf.history_.epochs] == [12_000] * 3
+    assert clf.score(*persisted) > 0.8
+    rounds = clf.history_.to_frame("rounds")
+    assert len(set(rounds.worker)) == 2
+    if params["mode"] == "sync":
+        assert (rounds.staleness == 0).all()
+        assert rounds.groupby("version").weight.sum().to_numpy() == pytest.approx(1.0)
+        assert np.isfinite(rounds.volatility[rounds.steps > 1]).all()
 
 
 def test_collected_updates_make_one_version(client, persisted):
     clf = make(max_iter=2, tol=None, round_size=512, collect=3).fit(*persisted)
     rounds = clf.history_.to_frame("rounds")
-    assert rounds.version.max() == len(rounds) // 3
+    assert (rounds.version == np.arange(len(rounds)) // 3 + 1).all()
     assert clf.score(*persisted) > 0.8
 
 

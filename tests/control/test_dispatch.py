@@ -1,12 +1,21 @@
+import heapq
 import itertools
+import math
 from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skdist.control.dispatch import EPOCH_LEAD, Dispatcher
-from skdist.messages import VisitReport
+from skdist.control.dispatch import (
+    BUDGET_MARGIN,
+    EPOCH_LEAD,
+    MOST_SECONDS,
+    Dispatcher,
+    equal_shares,
+    share_homes,
+)
+from skdist.messages import Segment, VisitReport
 
 
 def report(visit, worker, offset=None, last_epoch=10**6, seconds_per_row=1e-7):
@@ -22,8 +31,8 @@ def rows_of(visit, segments=None):
 class Run:
     """Plays a cluster against a dispatcher and watches every row."""
 
-    def __init__(self, dispatcher, rows, epochs):
-        self.dispatcher, self.rows = dispatcher, rows
+    def __init__(self, dispatcher, rows, epochs, lead=EPOCH_LEAD):
+        self.dispatcher, self.rows, self.lead = dispatcher, rows, lead
         self.done = Counter()
         self.flying = {}
         self.in_flight = Counter()
@@ -36,7 +45,7 @@ class Run:
             assert visit.rows > 0
             assert visit.number not in self.flying
             unfinished = min(epoch for epoch, left in self.left.items() if left)
-            assert visit.epoch <= unfinished + EPOCH_LEAD
+            assert visit.epoch <= unfinished + self.lead
             assert visit.epoch <= self.dispatcher.last_epoch
             for row in rows_of(visit):
                 assert not self.in_flight[row]
@@ -88,15 +97,20 @@ def dispatchers(rows, homes, epochs, **kwargs):
     queue=st.integers(0, 2),
     step=st.sampled_from([1, 4]),
     speed=st.sampled_from([1e-7, 0.02, 0.2]),
+    lead=st.integers(0, 2),
+    shared=st.booleans(),
     random=st.randoms(use_true_random=False),
 )
 def test_every_row_of_every_epoch_is_visited_once_whatever_happens(
-    rows, homes, epochs, slots, queue, step, speed, random
+    rows, homes, epochs, slots, queue, step, speed, lead, shared, random
 ):
-    dispatcher = dispatchers(rows, homes, epochs, queue=queue, step=step, seconds_per_row=speed)
+    shares = equal_shares(rows, sum(slots), step) if shared else None
+    dispatcher = dispatchers(
+        rows, homes, epochs, queue=queue, step=step, seconds_per_row=speed, lead=lead, shares=shares
+    )
     sized = dict(zip(NAMES, slots, strict=True))
     dispatcher.add_worker("a", sized["a"])
-    run = Run(dispatcher, rows, epochs)
+    run = Run(dispatcher, rows, epochs, lead)
     for event in itertools.count():
         run.start()
         if dispatcher.done:
@@ -216,17 +230,28 @@ def test_reports_refine_the_length_of_visits():
     ((_, visit),) = dispatcher.orders()
     dispatcher.finished(report(visit, "a", seconds_per_row=3e-3))
     ((_, visit),) = dispatcher.orders()
-    assert visit.rows == 250
+    assert visit.rows == 150
+    dispatcher.finished(report(visit, "a", seconds_per_row=1e-3))
+    ((_, visit),) = dispatcher.orders()
+    assert visit.rows == 200
 
 
 def test_a_large_partition_is_shared_among_slots_at_step_boundaries():
-    dispatcher = Dispatcher([1000], {}, max_iter=1, step=64, queue=0)
+    dispatcher = Dispatcher([1000], {}, max_iter=1, step=64, queue=0, seconds_per_row=0.01)
     dispatcher.add_worker("a", 4)
     visits = [visit for _, visit in dispatcher.orders()]
-    assert len(visits) > 1
+    assert len(visits) == 4
     starts = sorted(s.start for visit in visits for s in visit.segments)
     assert starts[0] == 0
     assert all(start % 64 == 0 for start in starts)
+    assert max(visit.rows for visit in visits) - min(visit.rows for visit in visits) <= 64
+
+
+def test_a_partition_that_takes_no_time_is_not_cut():
+    dispatcher = Dispatcher([1000], {}, max_iter=1, step=64, queue=0, seconds_per_row=1e-4)
+    dispatcher.add_worker("a", 4)
+    ((_, visit),) = dispatcher.orders()
+    assert visit.rows == 1000
 
 
 def test_a_worker_gets_as_many_visits_as_slots_and_queue():
@@ -236,10 +261,30 @@ def test_a_worker_gets_as_many_visits_as_slots_and_queue():
     assert dispatcher.orders() == []
 
 
-def test_visits_carry_the_time_budget():
-    dispatcher = Dispatcher([10], {}, max_iter=1, budget_seconds=0.7)
+def test_a_visit_gets_some_more_time_than_a_usual_worker_takes_for_it():
+    dispatcher = Dispatcher([600] * 20, {}, max_iter=1, seconds_per_row=1e-3, queue=0)
+    for name in "abc":
+        dispatcher.add_worker(name, 1)
+    for name, visit in dispatcher.orders():
+        dispatcher.finished(report(visit, name, seconds_per_row=5e-3 if name == "a" else 1e-3))
+    for _, visit in dispatcher.orders():
+        expected = min(BUDGET_MARGIN * visit.rows * 1e-3, MOST_SECONDS)
+        assert visit.budget_seconds == pytest.approx(max(expected, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("rows", "least", "budget"), [(10, 0.25, 0.25), (10, 0.04, 0.04), (10**6, 0.25, MOST_SECONDS)]
+)
+def test_time_budgets_are_neither_too_short_nor_too_long(rows, least, budget):
+    dispatcher = Dispatcher([rows], {}, max_iter=1, seconds_per_row=1e-3, least_seconds=least)
     dispatcher.add_worker("a", 1)
-    assert dispatcher.orders()[0][1].budget_seconds == 0.7
+    assert dispatcher.orders()[0][1].budget_seconds == budget
+
+
+def test_visits_that_are_not_timed_have_no_budget():
+    dispatcher = Dispatcher([10], {}, max_iter=1, timed=False)
+    dispatcher.add_worker("a", 1)
+    assert dispatcher.orders()[0][1].budget_seconds == math.inf
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -261,3 +306,149 @@ def test_the_order_of_partitions_follows_seed_and_epoch(shuffle):
         assert sequence(2) != first
     else:
         assert first == [*range(12)] * 2
+
+
+def test_without_a_lead_nobody_begins_the_next_epoch_before_all_are_through():
+    dispatcher = Dispatcher([10, 10], {0: "a", 1: "b"}, max_iter=9, queue=1, lead=0)
+    for name in "ab":
+        dispatcher.add_worker(name, 1)
+    slow, fast = sorted(dispatcher.orders())
+    dispatcher.finished(report(fast[1], "b"))
+    assert dispatcher.orders() == []
+    dispatcher.finished(report(slow[1], "a"))
+    orders = dispatcher.orders()
+    assert {name for name, _ in orders} == {"a", "b"}
+    assert {visit.epoch for _, visit in orders} == {1}
+
+
+@pytest.mark.parametrize("lead", [0, 1])
+def test_the_first_visits_of_an_epoch_know_how_many_they_are(lead):
+    dispatcher = Dispatcher([10] * 6, {}, max_iter=2, seconds_per_row=0.05, queue=0, lead=lead)
+    for name in "abc":
+        dispatcher.add_worker(name, 1)
+    seen = []
+    while not dispatcher.done:
+        given = dispatcher.orders()
+        for _, visit in given:
+            fresh = visit.epoch not in {earlier.epoch for earlier in seen}
+            assert visit.company == (sum(other.epoch == visit.epoch for _, other in given) if fresh else 1)
+            assert dispatcher.in_flight[visit.number][0] is visit
+        seen += [visit for _, visit in given]
+        for visit, name in list(dispatcher.in_flight.values())[:1]:
+            dispatcher.finished(report(visit, name, seconds_per_row=0.05))
+    assert [visit.company for visit in seen[:3]] == [3, 3, 3]
+    assert {visit.epoch for visit in seen} == {0, 1}
+
+
+def test_a_fixed_share_is_one_visit_of_the_worker_where_it_sits_without_a_budget():
+    shares = equal_shares([100, 60, 80], 3, 16)
+    homes = {0: "c", 1: "a", 2: "b"}
+    dispatcher = Dispatcher([100, 60, 80], homes, max_iter=3, queue=0, lead=0, step=16, shares=shares)
+    for name in "abc":
+        dispatcher.add_worker(name, 1)
+    for epoch in range(3):
+        orders = dispatcher.orders()
+        assert len(orders) == 3
+        for name, visit in orders:
+            assert homes[[set(share) for share in shares].index(set(visit.segments))] == name
+            assert (visit.epoch, visit.company) == (epoch, 3)
+            assert visit.budget_seconds == math.inf
+            # Who is fast gets no more of it.
+            dispatcher.finished(report(visit, name, seconds_per_row=1e-3 if name == "a" else 1e-6))
+    assert dispatcher.done
+
+
+def test_what_is_left_of_a_fixed_share_goes_to_whoever_has_none():
+    shares = equal_shares([64, 64], 2, 16)
+    dispatcher = Dispatcher([64, 64], {0: "a", 1: "b"}, max_iter=1, queue=0, lead=0, step=16, shares=shares)
+    for name in "ab":
+        dispatcher.add_worker(name, 1)
+    orders = dict(dispatcher.orders())
+    dispatcher.remove_worker("b")
+    dispatcher.lost(orders["b"].number, offset=16)
+    dispatcher.finished(report(orders["a"], "a"))
+    ((name, visit),) = dispatcher.orders()
+    assert (name, visit.segments) == ("a", (Segment(1, 16, 64),))
+
+
+def simulated(dispatcher, seconds_per_row):
+    """Run workers of one slot at their speeds; return when the epochs ended, and the rows of each worker."""
+    now, running, ends, done = 0.0, [], {}, Counter()
+    while not dispatcher.done:
+        for name, visit in dispatcher.orders():
+            rows = visit.rows
+            if visit.budget_seconds < math.inf:
+                rows = min(rows, max(int(visit.budget_seconds / seconds_per_row[name]), 1))
+            heapq.heappush(running, (now + rows * seconds_per_row[name], visit.number, name, visit, rows))
+        now, _, name, visit, rows = heapq.heappop(running)
+        dispatcher.finished(report(visit, name, rows, seconds_per_row=seconds_per_row[name]))
+        ends[visit.epoch] = now
+        done[name] += rows
+    return ends, done
+
+
+@pytest.mark.parametrize("slow", [4, 20])
+@pytest.mark.parametrize("workers", [2, 8])
+def test_a_slow_worker_gets_its_fair_part_and_holds_no_epoch(slow, workers):
+    rows, speed = [20_000] * (4 * workers), 1e-4
+    names = [str(number) for number in range(workers)]
+    homes = {number: names[number % workers] for number in range(len(rows))}
+    dispatcher = Dispatcher(rows, homes, max_iter=4, seconds_per_row=speed, queue=0, step=64)
+    for name in names:
+        dispatcher.add_worker(name, 1)
+    seconds = dict.fromkeys(names, speed) | {"0": slow * speed}
+    ends, done = simulated(dispatcher, seconds)
+    ideal = 4 * sum(rows) / sum(1 / value for value in seconds.values())
+    assert ends[3] <= 1.25 * ideal
+    fair = 4 * sum(rows) / slow / (workers - 1 + 1 / slow)
+    assert 0.5 * fair <= done["0"] <= 1.5 * fair
+
+
+layouts = st.lists(st.integers(0, 200), min_size=1, max_size=8).filter(any)
+
+
+@settings(deadline=None, max_examples=150)
+@given(layouts, st.integers(1, 9), st.sampled_from([1, 2, 7, 16, 64]))
+def test_equal_shares_hold_every_row_once_and_are_equal_up_to_a_step(rows, count, step):
+    shares = equal_shares(rows, count, step)
+    assert len(shares) <= count
+    assert all(shares)
+    sizes = [sum(segment.rows for segment in share) for share in shares]
+    sizes += [0] * (count - len(shares))
+    assert max(abs(size - sum(rows) / count) for size in sizes) <= 1.5 * step
+    segments = [segment for share in shares for segment in share]
+    assert all(segment.start % step == 0 for segment in segments)
+    covered = [(s.partition, row) for s in segments for row in range(s.start, s.stop)]
+    assert covered == [(partition, row) for partition, n in enumerate(rows) for row in range(n)]
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    layouts,
+    st.lists(st.sampled_from("abc"), min_size=8, max_size=8),
+    st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(1, 3)),
+)
+def test_every_share_has_a_home_as_long_as_there_are_slots(rows, homes, slots):
+    homes, slots = dict(enumerate(homes)), dict(zip("abc", slots, strict=True))
+    shares = equal_shares(rows, sum(slots.values()), 8)
+    placed = share_homes(shares, homes, slots)
+    assert set(placed) == set(range(len(shares)))
+    assert all(count <= slots[name] for name, count in Counter(placed.values()).items())
+    # Nobody sits elsewhere while its rows are at a worker with a free slot.
+    free = Counter(slots) - Counter(placed.values())
+    for number, name in placed.items():
+        held = Counter()
+        for segment in shares[number]:
+            held[homes[segment.partition]] += segment.rows
+        assert all(held[name] >= held[other] for other in free if free[other])
+
+
+def test_shares_sit_where_most_of_their_rows_are():
+    shares = [
+        (Segment(0, 0, 10), Segment(1, 0, 90)),
+        (Segment(1, 90, 100), Segment(2, 0, 90)),
+        (Segment(3, 0, 5),),
+    ]
+    homes = {0: "a", 1: "b", 2: "a", 3: "a"}
+    assert share_homes(shares, homes, {"a": 1, "b": 1, "c": 1}) == {0: "b", 1: "a", 2: "c"}
+    assert share_homes(shares, {}, {"a": 2, "b": 1}) == {0: "a", 1: "a", 2: "b"}

@@ -1,4 +1,5 @@
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -48,12 +49,15 @@ def test_workers_with_equal_latencies_have_equal_efficiency(own, workers):
 @given(st.lists(latencies, min_size=1, max_size=10))
 def test_auto_threshold_is_twice_the_median_of_the_others(others):
     finite = [latency for latency in others if math.isfinite(latency)]
-    expected = max(2 * np.median(finite), 5e-3) if finite else math.inf
-    assert LatencyBatchSizer().limit(others) == expected
+    limit = max(2 * float(np.median(finite)), 5e-3) if finite else math.inf
+    assert LatencyBatchSizer().limit(statistics.median(finite) if finite else None) == limit
+    if finite:
+        assert LatencyBatchSizer().efficiency([np.nextafter(limit, 0)], others) == 1.0
+    assert LatencyBatchSizer().efficiency([limit], others) == 0.0
 
 
 def test_auto_threshold_is_above_the_noise_of_event_loops():
-    assert LatencyBatchSizer().limit([1e-5, 2e-5]) == LEAST_AUTO_THRESHOLD == 5e-3
+    assert LatencyBatchSizer().limit(1e-5) == LEAST_AUTO_THRESHOLD == 5e-3
 
 
 def test_own_latency_does_not_move_the_auto_threshold():
@@ -109,23 +113,23 @@ def test_dead_band_keeps_the_size_and_its_edge_is_inside():
     assert sizer.balanced_size(1000, 1.0, 1.0, present=0) == 1000
 
 
-def test_throughput_without_measurements_is_the_standard():
+def test_throughput_without_measurements_asks_for_the_shortest_round():
     sizer = LatencyBatchSizer(rule="throughput")
-    assert sizer.balanced_size(1000, 0.0, 1e-6, 500) == 1000
-    assert sizer.balanced_size(1000, 1e-6, 0.0, 500) == 1000
+    assert sizer.balanced_size(1000, 0.0, 1e-6, 500) == 0
+    assert sizer.balanced_size(1000, 1e-6, 0.0, 500) == 0
 
 
 def test_automatic_standard_hides_the_exchange_behind_training():
-    assert automatic_standard(1e-6, 1e-3, 100_000, 64, doubled=False) == 6250
-    assert automatic_standard(1e-6, 5e-3, 100_000, 64, doubled=False) == 20_000
-    assert automatic_standard(1e-6, 5e-3, 100_000, 64, doubled=True) == 40_000
+    assert automatic_standard(1e-6, 1e-3, 100_000, 64, doubled=False) == 3125
+    assert automatic_standard(1e-6, 5e-3, 100_000, 64, doubled=False) == 10_000
+    assert automatic_standard(1e-6, 5e-3, 100_000, 64, doubled=True) == 20_000
 
 
 @settings(deadline=None, max_examples=80)
 @given(st.floats(0, 1e-3), st.floats(0, 10), st.integers(1, 10**7), st.integers(1, 256), st.booleans())
 def test_automatic_standard_leaves_several_exchanges_per_share(seconds, exchange, share, batch, doubled):
     rows = automatic_standard(seconds, exchange, share, batch, doubled)
-    assert max(share // 16, 2 * batch) <= rows / (1 + doubled) <= max(share // 4, 2 * batch)
+    assert max(share // 32, 2 * batch) <= rows / (1 + doubled) <= max(share // 4, 2 * batch)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ numbers = st.floats(0, 100)
 @given(st.lists(numbers), st.integers(1, 8), st.integers(1, 4))
 def test_sample_is_every_stride_th_of_the_last_values_newest_first(values, size, stride):
     window = SlidingWindow(size)
-    for value in values:
-        window.append(value)
+    dropped = [window.append(value) for value in values]
+    assert dropped == [None] * min(len(values), size) + values[: max(len(values) - size, 0)]
     assert list(window) == values[-size:]
     assert len(window) == min(len(values), size)
     assert window.sample(stride) == tuple(values[-size:][::-1][::stride])
