@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from skdist.control.aggregation import InverseVolatility
-from skdist.control.dispatch import EPOCH_LEAD, Dispatcher, equal_shares, share_homes
+from skdist.control.dispatch import EPOCH_LEAD, Dispatcher
 from skdist.control.gates import FIRST_LEASE_SECONDS, gate_of
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
+from skdist.control.shares import equal_shares, share_homes
 from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor, checks_per_epoch
 from skdist.history import History, PlanRecord, VisitRecord
@@ -23,7 +24,7 @@ from skdist.messages import Link, Visit, VisitReport
 from skdist.server import Outcome, ParameterServer
 
 #: How much longer many learners take to show progress, as a power of how much less they move per row.
-SLOWDOWN_POWER = 0.25
+SLOWDOWN_POWER = 1 / 6
 
 #: Of the server, where it makes a version of an update of each learner.
 MOMENTUM = 0.8

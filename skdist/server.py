@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,7 +20,9 @@ from skdist.control.schedules import Schedule
 from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor
 from skdist.history import EpochRecord, RoundRecord
+from skdist.journal import Journal
 from skdist.messages import Answer, Join, Update, Visit
+from skdist.parameters import Parameters, Pending
 
 
 @dataclass
@@ -41,30 +43,6 @@ class _Attempt:
     started: int = 0
     staleness: float = math.nan
     arrived: float = 0.0
-
-
-class _Pending(NamedTuple):
-    """An update that is not applied yet."""
-
-    update: Update
-    base: np.ndarray
-    scale: float
-    staleness: float
-    attempt: _Attempt
-
-    @property
-    def order(self) -> tuple[int, int, int]:
-        """Where its visit begins: the order of reduction does not depend on timing."""
-        first = self.attempt.visit.segments[0]
-        return first.partition, first.start, self.attempt.visit.number
-
-
-@dataclass
-class _Epoch:
-    rows: int = 0
-    loss: float = 0.0
-    began: float = 0.0
-    ended: float = 0.0
 
 
 class Outcome(NamedTuple):
@@ -164,21 +142,17 @@ class ParameterServer:
         clock: float = 0.0,
         time_source: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.state = state
-        self.version = 0
-        self.clock = clock
+        self._parameters = Parameters(state, clock, aggregator, momentum)
+        self._journal = Journal()
         self._schedule = schedule
         self._gate = gate if gate is not None else Gate()
         self._adapter = adapter
-        self._aggregator = aggregator
         self._batch_size = batch_size
         self._monitor = monitor
         self._last_epoch = max_iter - 1
         self._converged = False
         self._newest_epoch = -1
         self._collect = collect
-        self._momentum = momentum
-        self._velocity: np.ndarray | None = None
         self._now = time_source
         self._began = time_source()
         # A round of one step has no volatility.
@@ -187,10 +161,23 @@ class ParameterServer:
         self._attempts: dict[int, _Attempt] = {}
         self._waiting: dict[str, _Attempt] = {}
         self._retired: set[int] = set()
-        self._pending: list[_Pending] = []
-        self._epochs: dict[int, _Epoch] = {}
-        self._rounds: list[RoundRecord] = []
+        self._pending: list[Pending] = []
         self._lock = threading.Lock()
+
+    @property
+    def state(self) -> np.ndarray:
+        """Present parameters."""
+        return self._parameters.state
+
+    @property
+    def version(self) -> int:
+        """How often they were replaced."""
+        return self._parameters.version
+
+    @property
+    def clock(self) -> float:
+        """Sequential steps made."""
+        return self._parameters.clock
 
     def join(self, join: Join) -> Answer:
         """Register an execution of a visit; it takes over from any earlier one.
@@ -219,7 +206,10 @@ class ParameterServer:
                 self._gate.expect(join.visit.company, now)
             if not self._gate.open:
                 self._gate.enter(join.learner, now)
-            return self._answer(attempt, member, now)
+            answer = self._answer(attempt, member, now)
+            released = self._advance(now)  # of those who waited for the execution before
+        _deliver(released)
+        return answer
 
     def push(self, update: Update) -> Answer | Future[Answer]:
         """Take an update in.
@@ -255,7 +245,9 @@ class ParameterServer:
             )
             staleness = attempt.staleness = float(max(self.version - member.solo - update.base, 0))
             scale = self._guarded(update.rate_scale, staleness)
-            self._pending.append(_Pending(update, attempt.answer.state, scale, staleness, attempt))
+            begin = attempt.visit.segments[0]
+            order = begin.partition, begin.start, update.visit
+            self._pending.append(Pending(update, attempt.answer.state, scale, staleness, learner, order))
             # The staleness of an update becomes part of the window only for the rounds after it.
             self._roster.met(learner, staleness)
             if not self._gate.collective and len(self._pending) >= self._collect:
@@ -327,11 +319,8 @@ class ParameterServer:
         with self._lock:
             if self._pending:
                 self._apply(self._now())
-            epochs = [
-                EpochRecord(number, e.rows, e.loss / max(e.rows, 1), math.nan, e.ended - e.began)
-                for number, e in sorted(self._epochs.items())
-            ]
-            return Outcome(self.state, self.version, self.clock, self._rounds, epochs, self._converged)
+            p, journal = self._parameters, self._journal
+            return Outcome(p.state, p.version, p.clock, journal.rounds, journal.epochs(), self._converged)
 
     def stop(self) -> None:
         """End the fit after the epochs that are under way."""
@@ -353,11 +342,7 @@ class ParameterServer:
     def progress(self) -> tuple[int, float, int]:
         """Return the newest epoch, the mean loss of its rows so far and its rows."""
         with self._lock:
-            if not self._epochs:
-                return 0, math.nan, 0
-            number = max(self._epochs)
-            epoch = self._epochs[number]
-            return number, epoch.loss / max(epoch.rows, 1), epoch.rows
+            return self._journal.progress()
 
     def _guarded(self, scale: float, staleness: float) -> float:
         if self._adapter is None or not self._adapter.guard:
@@ -397,84 +382,32 @@ class ParameterServer:
         return released
 
     def _apply(self, now: float) -> None:
-        """Make one version of the pending updates, with Nesterov's momentum.
-
-        A round of H steps has moved H times already, so that updates weigh the same however many steps they
-        are, unless the aggregator weighs them by their volatility. Steps divide by the size of a full
-        mini-batch, and asynchronous updates by the size of a full collection: short ones count by their
-        share, and every row alike.
-        """
+        """Make the next version of the pending updates."""
         pending, self._pending = self._pending, []
-        learners = max(self._gate.members, len(pending)) if self._gate.collective else self._collect
         if self._gate.collective:
+            learners = max(self._gate.members, len(pending))
             pending.sort(key=lambda item: item.order)
-        weights = self._weights(pending, learners)
-        # A velocity that late updates have a part in must not last: they would go on being late.
-        timely = sum(1 / (1 + item.staleness) for item in pending) / len(pending)
-        momentum = min(self._momentum, 1 - 1 / learners) * timely
-        present, first = self.state, pending[0]
-        if len(pending) == 1 and weights[0] == first.scale == 1.0 and not momentum and first.base is present:
-            # Nobody else came between: assigned, so that one learner is sequential to the bit.
-            self.state = first.update.state
-            self._velocity = None
         else:
-            change = np.zeros_like(present)
-            for item, weight in zip(pending, weights, strict=True):
-                change += weight * item.scale * (item.update.state - item.base)
-            if momentum:
-                before = self._velocity if self._velocity is not None else 0.0
-                self._velocity = momentum * before + change
-                change += momentum * self._velocity
-            self.state = present + change
-        authors = {item.attempt.learner for item in pending}
+            learners = self._collect
+        # Who is late keeps its share of a round for the next one; a strict round is all there is.
+        share = 1.0 if self._gate.collective and self._gate.strict else len(pending) / learners
+        weights = self._parameters.apply(pending, learners, share)
+        authors = {item.learner for item in pending}
         if len(authors) == 1:
             self._roster[authors.pop()].solo += 1
-        self.version += 1
         for item, weight in zip(pending, weights, strict=True):
-            self.clock += weight * item.scale * item.update.steps
-            self._record(item, weight, now)
-
-    def _weights(self, pending: list[_Pending], learners: int) -> Sequence[float]:
-        """Return the weights of updates that are applied together."""
-        # Who is late keeps its share of a round for the next one; a strict round is all there is.
-        whole = 1.0 if self._gate.collective and self._gate.strict else len(pending) / learners
-        if self._aggregator is None:
-            return [whole / len(pending)] * len(pending)
-        weights = self._aggregator.weights([item.update.volatility for item in pending])
-        return [whole * weight for weight in weights]
-
-    def _record(self, item: _Pending, weight: float, now: float) -> None:
-        update, visit = item.update, item.attempt.visit
-        rows, seconds = update.stop - update.start, now - self._began
-        epoch = self._epochs.setdefault(visit.epoch, _Epoch(began=seconds - update.seconds_compute))
-        epoch.rows += rows
-        epoch.loss += update.loss
-        epoch.ended = seconds
-        self._rounds.append(
-            RoundRecord(
-                learner=item.attempt.learner,
-                worker=self._roster[item.attempt.learner].worker,
-                epoch=visit.epoch,
-                visit=update.visit,
-                rows=rows,
-                steps=update.steps,
-                round_size=update.round_size,
+            self._journal.note(
+                item,
+                epoch=self._attempts[item.update.visit].visit.epoch,
+                worker=self._roster[item.learner].worker,
                 version=self.version,
-                staleness=item.staleness,
-                context=update.context,
-                rate_scale=update.rate_scale,
-                applied=item.scale,
                 weight=weight,
-                volatility=update.volatility,
-                latency=update.link.median,
-                efficiency=update.efficiency,
-                loss=update.loss / rows,
-                seconds_compute=update.seconds_compute,
-                seconds_exchange=update.seconds_exchange,
-                time=seconds,
+                seconds=now - self._began,
             )
-        )
-        if self._monitor is not None and self._monitor.observe(rows, update.loss) and not self._converged:
+            self._observe(item.update.stop - item.update.start, item.update.loss)
+
+    def _observe(self, rows: int, loss: float) -> None:
+        if self._monitor is not None and self._monitor.observe(rows, loss) and not self._converged:
             # Epochs under way are finished: every row counts equally often.
             self._converged, self._last_epoch = True, self._newest_epoch
 

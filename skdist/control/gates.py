@@ -161,6 +161,8 @@ class Gate:
         """Whether a round ends."""
         if self.members >= self._expected:
             self._expected = 0
+        if not self._waiting:
+            self._deadline = math.inf
         if self._expected or not self._waiting:
             return False
         self._watch(now)

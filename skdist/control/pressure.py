@@ -45,9 +45,9 @@ class PressurePlanner(BaseEstimator):
 
     Parameters
     ----------
-    target_seconds : float, default=0.001
-        Load of a round that is worth all threads. Rounds that are sized by ``round_size='auto'`` are longer
-        wherever an exchange crosses processes.
+    target_seconds : float, default=0.0001
+        Load of a round that is worth all threads. The default is about what an exchange takes within a
+        process; the rounds of ``round_size='auto'`` are longer, and train on all threads.
     max_queue : int, default=8
         Visits that wait, at most. Each holds its partitions in memory.
 
@@ -71,7 +71,7 @@ class PressurePlanner(BaseEstimator):
         "max_queue": [Interval(Integral, 1, None, closed="left")],
     }
 
-    def __init__(self, target_seconds: float = 1e-3, max_queue: int = 8) -> None:
+    def __init__(self, target_seconds: float = 1e-4, max_queue: int = 8) -> None:
         self.target_seconds = target_seconds
         self.max_queue = max_queue
 
@@ -129,7 +129,8 @@ class WorkerPressure:
         self._best = 0.0  # rows per second under all threads
         self._settled = False
         self._visits = -VISITS_PER_LOOK * nthreads
-        self._rows, self._seconds, self._free, self._starved = 0, 0.0, 0.0, 0.0
+        self._rows, self._seconds, self._starved = 0, 0.0, 0.0
+        self._since = self._until = -math.inf  # what is counted ended in between
 
     def observe(self, report: VisitReport, supplied: bool = True) -> WorkerPlan | None:
         """Take in how a visit went; return the worker's plan if it is another one, or the first.
@@ -146,9 +147,15 @@ class WorkerPressure:
             return None
         self._pressure = smoothed(self._pressure, report.seconds_compute / report.rounds)
         threads, queue = self.plan.threads, self.plan.queue
+        self._until = max(self._until, report.started + report.seconds)
         # What was ordered under another plan says nothing about this one.
-        if report.visit.threads == threads:
-            self._count(report, supplied)
+        self._visits += report.visit.threads == threads
+        if report.visit.threads != threads or self._visits <= 0:
+            self._since = self._until
+        else:
+            self._rows += report.offset
+            self._seconds += report.seconds
+            self._starved += report.seconds_free if supplied else 0.0
             if self._visits >= VISITS_PER_LOOK * threads:
                 threads, queue = self._look(threads, queue)
         if self._told and (threads, queue) == (self.plan.threads, self.plan.queue):
@@ -157,22 +164,12 @@ class WorkerPressure:
         self.plan = WorkerPlan(self._pressure, threads, max(self._nthreads // threads, 1), queue)
         return self.plan
 
-    def _count(self, report: VisitReport, supplied: bool) -> None:
-        self._visits += 1
-        if self._visits <= 0:
-            return
-        self._rows += report.offset
-        self._seconds += report.seconds
-        self._free += report.seconds_free
-        self._starved += report.seconds_free if supplied else 0.0
-
     def _look(self, threads: int, queue: int) -> tuple[int, int]:
         """Return the threads and the queue that follow from the visits since the last look."""
-        seconds = self._seconds + self._free
-        rate = threads * self._rows / seconds if seconds > 0 else 0.0
-        starves = self._starved > MOST_IDLE * seconds
-        self._visits, self._rows = 0, 0
-        self._seconds, self._free, self._starved = 0.0, 0.0, 0.0
+        rate = self._rows / max(self._until - self._since, 1e-9)
+        starves = self._starved > MOST_IDLE * self._seconds
+        self._visits, self._rows, self._seconds, self._starved = 0, 0, 0.0, 0.0
+        self._since = self._until
         if threads == self._nthreads:
             self._best = rate
         elif rate < LEAST_SHARE * self._best:

@@ -1,0 +1,97 @@
+"""What a server writes down while it trains."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from skdist.history import EpochRecord, RoundRecord
+from skdist.parameters import Pending
+
+
+@dataclass
+class _Epoch:
+    rows: int = 0
+    loss: float = 0.0
+    began: float = 0.0
+    ended: float = 0.0
+
+
+class Journal:
+    """The rounds of a fit, and the sums over them that make epochs.
+
+    Attributes
+    ----------
+    rounds : list of RoundRecord
+        All rounds, in the order in which they were applied.
+    """
+
+    def __init__(self) -> None:
+        self.rounds: list[RoundRecord] = []
+        self._epochs: dict[int, _Epoch] = {}
+
+    def note(
+        self, item: Pending, *, epoch: int, worker: str, version: int, weight: float, seconds: float
+    ) -> None:
+        """Write down an update that was applied.
+
+        Parameters
+        ----------
+        item : Pending
+            The update.
+        epoch : int
+            Of its visit.
+        worker : str
+            Where its learner is.
+        version : int
+            That it has become part of.
+        weight : float
+            Among the updates that were applied together.
+        seconds : float
+            Since the start of the fit.
+        """
+        update = item.update
+        rows = update.stop - update.start
+        sums = self._epochs.setdefault(epoch, _Epoch(began=seconds - update.seconds_compute))
+        sums.rows += rows
+        sums.loss += update.loss
+        sums.ended = seconds
+        self.rounds.append(
+            RoundRecord(
+                learner=item.learner,
+                worker=worker,
+                epoch=epoch,
+                visit=update.visit,
+                rows=rows,
+                steps=update.steps,
+                round_size=update.round_size,
+                version=version,
+                staleness=item.staleness,
+                context=update.context,
+                rate_scale=update.rate_scale,
+                applied=item.scale,
+                weight=weight,
+                volatility=update.volatility,
+                latency=update.link.median,
+                efficiency=update.efficiency,
+                loss=update.loss / rows,
+                seconds_compute=update.seconds_compute,
+                seconds_exchange=update.seconds_exchange,
+                time=seconds,
+            )
+        )
+
+    def epochs(self) -> list[EpochRecord]:
+        """Return a record of each epoch."""
+        return [
+            EpochRecord(number, e.rows, e.loss / max(e.rows, 1), math.nan, e.ended - e.began)
+            for number, e in sorted(self._epochs.items())
+        ]
+
+    def progress(self) -> tuple[int, float, int]:
+        """Return the newest epoch, the mean loss of its rows so far and its rows."""
+        if not self._epochs:
+            return 0, math.nan, 0
+        number = max(self._epochs)
+        epoch = self._epochs[number]
+        return number, epoch.loss / max(epoch.rows, 1), epoch.rows

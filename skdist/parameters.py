@@ -1,0 +1,128 @@
+"""The parameters of the model, and how updates become their next version."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from skdist.control.aggregation import InverseVolatility, uniform_weights
+from skdist.messages import Update
+
+
+class Pending(NamedTuple):
+    """An update that was taken in and is not applied yet.
+
+    Attributes
+    ----------
+    update : Update
+        Where a round ended.
+    base : ndarray
+        Where it began.
+    scale : float
+        Its rate scale.
+    staleness : float
+        Versions that others made meanwhile.
+    learner : str
+        Who sent it.
+    order : tuple of int
+        Updates are added up in this order, which does not depend on timing.
+    """
+
+    update: Update
+    base: np.ndarray
+    scale: float
+    staleness: float
+    learner: str
+    order: tuple[int, ...]
+
+
+class Parameters:
+    """A state, its version and the sequential steps behind it.
+
+    Arrays are replaced, never written to: what was handed out stays as it was.
+
+    Parameters
+    ----------
+    state : ndarray
+        To begin with.
+    clock : float
+        Sequential steps made before.
+    aggregator : InverseVolatility or None
+        Weighs updates that are applied together; None weighs them equally.
+    momentum : float
+        Nesterov's, at most ``1 - 1/n`` for n learners: the mean of n learners moves n times less per row than
+        one learner, and momentum ``m`` gives a factor ``1 / (1 - m)`` of that back.
+
+    Attributes
+    ----------
+    state : ndarray
+        Present parameters.
+    version : int
+        How often they were replaced.
+    clock : float
+        Sequential steps made: each update counts its steps times its weight and its rate scale.
+
+    Notes
+    -----
+    The momentum of means of rounds is the outer optimizer of Douillard et al. (2023, arXiv:2311.08105).
+    """
+
+    def __init__(
+        self,
+        state: np.ndarray,
+        clock: float = 0.0,
+        aggregator: InverseVolatility | None = None,
+        momentum: float = 0.0,
+    ) -> None:
+        self.state, self.clock, self.version = state, clock, 0
+        self._aggregator, self._momentum = aggregator, momentum
+        self._velocity: np.ndarray | None = None
+
+    def apply(self, pending: Sequence[Pending], learners: int, share: float) -> Sequence[float]:
+        """Make the next version of some updates; return the weight of each.
+
+        A round of H steps has moved H times already, so that updates weigh the same however many steps they
+        are, unless the aggregator weighs them by their volatility. Steps divide by the size of a full
+        mini-batch: short ones count by their share, and every row alike.
+
+        Parameters
+        ----------
+        pending : sequence of Pending
+            At least one.
+        learners : int
+            Learners at work.
+        share : float
+            Sum of the weights: the part of a full collection that the updates are.
+        """
+        if self._aggregator is None:
+            weights = uniform_weights(len(pending))
+        else:
+            weights = self._aggregator.weights([item.update.volatility for item in pending])
+        weights = [share * weight for weight in weights]
+        # A velocity that late updates have a part in must not last: they would go on being late.
+        timely = sum(1 / (1 + item.staleness) for item in pending) / len(pending)
+        momentum = min(self._momentum, 1 - 1 / learners) * timely
+        present, first = self.state, pending[0]
+        timed = all(item.base is present and item.scale == 1.0 for item in pending)
+        if timed and share == 1.0 and not momentum:
+            # The mean of the copies themselves: equal ones stay as they are, and a single one is sequential
+            # training to the bit.
+            self.state = first.update.state
+            for item, weight in zip(pending[1:], weights[1:], strict=True):
+                self.state = self.state + weight * (item.update.state - first.update.state)
+            self._velocity = None
+        else:
+            change = np.zeros_like(present)
+            for item, weight in zip(pending, weights, strict=True):
+                change += weight * item.scale * (item.update.state - item.base)
+            if momentum:
+                before = self._velocity if self._velocity is not None else 0.0
+                self._velocity = momentum * before + change
+                change += momentum * self._velocity
+            self.state = present + change
+        self.version += 1
+        for item, weight in zip(pending, weights, strict=True):
+            self.clock += weight * item.scale * item.update.steps
+        return weights
