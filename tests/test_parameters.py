@@ -1,0 +1,101 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skdist.control.aggregation import InverseVolatility
+from skdist.messages import Link, Update
+from skdist.parameters import Parameters, Pending
+
+
+def pending(state, base, number=0, scale=1.0, staleness=0.0, steps=1, volatility=math.nan):
+    update = Update(
+        visit=number, attempt="", start=0, stop=1, steps=steps, state=state, base=0, loss=0.0,
+        volatility=volatility, context=0.0, rate_scale=scale, round_size=1, efficiency=1.0,
+        seconds_compute=0.0, seconds_exchange=0.0, seconds_per_row=0.0, link=Link(),
+    )  # fmt: skip
+    return Pending(update, base, scale, staleness, str(number), (number,))
+
+
+values = st.floats(-1e3, 1e3, width=32)
+
+
+@settings(deadline=None, max_examples=80)
+@given(end=st.lists(values, min_size=1, max_size=5), count=st.integers(1, 9), dtype=st.sampled_from("fd"))
+def test_equal_copies_reproduce_themselves_to_the_bit(end, count, dtype):
+    begin, end = np.zeros(len(end), dtype), np.array(end, dtype)
+    parameters = Parameters(begin, aggregator=InverseVolatility())
+    items = [pending(end.copy(), begin, i, volatility=float(i)) for i in range(count)]
+    parameters.apply(items, learners=count, share=1.0)
+    np.testing.assert_array_equal(parameters.state, end)
+    assert parameters.state.dtype == end.dtype
+
+
+@settings(deadline=None, max_examples=80)
+@given(ends=st.lists(st.lists(values, min_size=3, max_size=3), min_size=1, max_size=6), random=st.randoms())
+def test_the_mean_of_copies_lies_among_them(ends, random):
+    begin = np.ones(3)
+    parameters = Parameters(begin, aggregator=InverseVolatility(cap=None))
+    items = [pending(np.array(end), begin, i, volatility=random.random()) for i, end in enumerate(ends)]
+    weights = parameters.apply(items, learners=len(ends), share=1.0)
+    assert sum(weights) == pytest.approx(1.0)
+    slack = 1e-9 * np.abs(ends).max() + 1e-12
+    assert (parameters.state >= np.min(ends, axis=0) - slack).all()
+    assert (parameters.state <= np.max(ends, axis=0) + slack).all()
+
+
+def test_what_began_elsewhere_adds_what_it_learned():
+    parameters = Parameters(np.array([10.0]))
+    late = pending(np.array([3.0]), np.array([1.0]), scale=0.5, staleness=1.0, steps=4)
+    assert parameters.apply([late], learners=1, share=1.0) == [1.0]
+    assert parameters.state == 11.0
+    assert parameters.clock == 2.0
+    assert parameters.version == 1
+
+
+def test_momentum_is_that_of_nesterov_and_at_most_one_less_one_over_n():
+    parameters, velocity, expected = Parameters(np.zeros(1), momentum=0.8), 0.0, 0.0
+    for change in (1.0, -0.5, 2.0):
+        ends = [
+            pending(parameters.state + 2 * change, parameters.state, 0),
+            pending(parameters.state, parameters.state, 1),
+        ]
+        parameters.apply(ends, learners=2, share=1.0)
+        velocity = 0.5 * velocity + change
+        expected += change + 0.5 * velocity
+        assert parameters.state == pytest.approx(expected)
+
+
+def test_momentum_fades_with_staleness():
+    fresh, stale = (Parameters(np.zeros(1), momentum=0.6) for _ in range(2))
+    for parameters, staleness in ((fresh, 0.0), (stale, 2.0)):
+        base = np.zeros(1)
+        parameters.apply([pending(np.ones(1), base, i, staleness=staleness) for i in range(4)], 4, 1.0)
+    assert fresh.state == pytest.approx(1.6)
+    assert stale.state == pytest.approx(1.2)
+
+
+def test_one_learner_is_assigned_whatever_the_momentum():
+    state, end = np.array([0.1, 0.7]), np.array([0.3, 0.2])
+    parameters = Parameters(state, momentum=0.9)
+    parameters.apply([pending(end, state)], learners=1, share=1.0)
+    assert parameters.state is end
+
+
+def test_a_part_of_a_round_counts_by_its_share():
+    parameters = Parameters(np.zeros(1))
+    base = parameters.state
+    weights = parameters.apply([pending(np.ones(1), base, i) for i in range(3)], learners=4, share=0.75)
+    assert weights == [0.25] * 3
+    assert parameters.state == pytest.approx(0.75)
+
+
+def test_arrays_are_replaced_and_never_written_to():
+    state = np.zeros(2)
+    parameters = Parameters(state, momentum=0.5)
+    ends = [np.ones(2), np.full(2, 2.0)]
+    parameters.apply([pending(end, state, i) for i, end in enumerate(ends)], learners=2, share=1.0)
+    assert not state.any()
+    assert (ends[0] == 1).all()
