@@ -9,8 +9,8 @@ from skdist.parameters import Pending
 def noted(journal, rows, loss, epoch=0, seconds=1.0, seconds_compute=0.25):
     update = Update(
         visit=3, attempt="", start=0, stop=rows, steps=2, state=np.zeros(1), base=0, loss=loss,
-        volatility=0.5, context=1.0, rate_scale=0.5, round_size=rows, efficiency=1.0, seconds_compute=seconds_compute,
-        seconds_exchange=0.1, seconds_per_row=1e-3, link=Link((0.002,)),
+        volatility=0.5, context=1.0, rate_scale=0.5, round_size=rows, efficiency=1.0,
+        seconds_compute=seconds_compute, seconds_exchange=0.1, seconds_per_row=1e-3, link=Link((0.002,)),
     )  # fmt: skip
     item = Pending(update, update.state, 0.25, 2.0, "me", (0,))
     journal.note(item, epoch=epoch, worker="here", version=7, weight=0.125, seconds=seconds)
