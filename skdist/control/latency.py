@@ -15,6 +15,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 #: loops, not of the link.
 LEAST_AUTO_THRESHOLD = 5e-3
 
+#: An exchange keeps a processor busy for about 0.1 ms, also where the server is a function call away.
+LEAST_ROUND_SECONDS = 3e-4
+
 #: No round is shorter than B0 over this, or than a mini-batch: a link that fails altogether must not end in
 #: rounds that are nothing but exchanges.
 LONGEST_OVER_SHORTEST = 16
@@ -165,6 +168,7 @@ def automatic_standard(
     """
     shortest = max(share // 32, 2 * batch_size)
     longest = max(share // 4, shortest)
-    wanted = 2 * seconds_exchange / seconds_per_row if seconds_per_row > 0 else shortest
+    seconds = max(2 * seconds_exchange, LEAST_ROUND_SECONDS)
+    wanted = seconds / seconds_per_row if seconds_per_row > 0 else shortest
     rows = int(min(max(wanted, shortest), longest))
     return 2 * rows if doubled else rows
