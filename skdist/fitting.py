@@ -15,7 +15,6 @@ from skdist.control.dispatch import EPOCH_LEAD, Dispatcher
 from skdist.control.gates import FIRST_LEASE_SECONDS, gate_of
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
-from skdist.control.shares import equal_shares, share_homes
 from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor, checks_per_epoch
 from skdist.history import History, PlanRecord, VisitRecord
@@ -167,6 +166,7 @@ def build_server(
         monitor=ConvergenceMonitor(interval, settings.tol, settings.n_iter_no_change),
         max_iter=settings.max_iter,
         n_learners=n_learners,
+        even=not settings.fixed_shares,
         collect=settings.updates,
         momentum=settings.most_momentum,
         clock=clock,
@@ -179,20 +179,14 @@ def build_dispatcher(
     model: Any,
     rows: Sequence[int],
     homes: Mapping[int, str],
-    slots: Mapping[str, int],
     *,
     seconds_per_row: float,
     least_seconds: float = 0.25,
     queue: int = 0,
     streamed: bool = False,
 ) -> Dispatcher:
-    """Return the dispatcher of a fit on workers with so many slots; other parameters as there."""
-    count = sum(slots.values())
+    """Return the dispatcher of a fit; other parameters as there."""
     together = settings.mode == "sync"
-    shares = None
-    if settings.fixed_shares:
-        shares = equal_shares(rows, count, model.batch_size)
-        homes = share_homes(shares, homes, slots)
     return Dispatcher(
         rows,
         homes,
@@ -201,8 +195,6 @@ def build_dispatcher(
         shuffle=settings.shuffle,
         seconds_per_row=seconds_per_row,
         least_seconds=least_seconds,
-        # One learner needs no time limit, and without one nothing depends on the clock.
-        timed=count > 1,
         step=model.batch_size,
         # Where rounds end together, so do epochs.
         queue=0 if together else queue,
@@ -210,7 +202,7 @@ def build_dispatcher(
         # Shares are made for so many slots, and what a plan follows from depends on the clock.
         planner=None if settings.fixed_shares else settings.planner,
         streamed=streamed,
-        shares=shares,
+        fixed=settings.fixed_shares,
     )
 
 

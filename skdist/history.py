@@ -25,7 +25,7 @@ class RoundRecord:
     round_size : int
         The size in rows that the round was given (``B_i``).
     version : int
-        Version of the parameters after the update was taken in.
+        Version of the parameters that the update has become part of.
     staleness : float
         Versions that others made while the round was under way.
     context : float

@@ -57,18 +57,17 @@ def train_inline(
     """
     rows = [partition.n_rows for partition in partitions]
     server = build_server(model, settings, state, sum(rows), n_threads, clock)
-    slots = {str(number): 1 for number in range(n_threads)}
+    names = [str(number) for number in range(n_threads)]
     dispatcher = build_dispatcher(
         replace(settings, planner=None),  # a visit runs when there is a thread for it
         model,
         rows,
         {number: str(number % n_threads) for number in range(len(rows))},
-        slots,
         seconds_per_row=1e-7,
     )
     history = History()
-    learners = {name: build_learner(settings, name, "inline") for name in slots}
-    for name in slots:
+    learners = {name: build_learner(settings, name, "inline") for name in names}
+    for name in names:
         dispatcher.add_worker(name, 1)
 
     def visit(name: str, order: Visit) -> VisitReport:

@@ -13,7 +13,7 @@ from skdist.parameters import Pending
 class _Epoch:
     rows: int = 0
     loss: float = 0.0
-    began: float = 0.0
+    began: float = math.inf
     ended: float = 0.0
 
 
@@ -30,9 +30,7 @@ class Journal:
         self.rounds: list[RoundRecord] = []
         self._epochs: dict[int, _Epoch] = {}
 
-    def note(
-        self, item: Pending, *, epoch: int, worker: str, version: int, weight: float, seconds: float
-    ) -> None:
+    def note(self, item: Pending, *, epoch: int, worker: str, version: int, weight: float) -> None:
         """Write down an update that was applied.
 
         Parameters
@@ -47,15 +45,14 @@ class Journal:
             That it has become part of.
         weight : float
             Among the updates that were applied together.
-        seconds : float
-            Since the start of the fit.
         """
         update = item.update
         rows = update.stop - update.start
-        sums = self._epochs.setdefault(epoch, _Epoch(began=seconds - update.seconds_compute))
+        sums = self._epochs.setdefault(epoch, _Epoch())
         sums.rows += rows
         sums.loss += update.loss
-        sums.ended = seconds
+        sums.began = min(sums.began, item.seconds - update.seconds_compute)
+        sums.ended = max(sums.ended, item.seconds)
         self.rounds.append(
             RoundRecord(
                 learner=item.learner,
@@ -77,7 +74,7 @@ class Journal:
                 loss=update.loss / rows,
                 seconds_compute=update.seconds_compute,
                 seconds_exchange=update.seconds_exchange,
-                time=seconds,
+                time=item.seconds,
             )
         )
 

@@ -167,6 +167,13 @@ class Rows:
             break
         return planned
 
+    def up_to(self, rows: float) -> float:
+        """Return the rows until the first end of a step that is ``rows`` away or more."""
+        if rows == math.inf:
+            return math.inf
+        planned = self.plan(int(rows))
+        return planned if planned >= rows else self.plan(planned + self.model.batch_size)
+
     def train(self, state: np.ndarray, rows: int, t: float, noise: Any = None) -> tuple[float, int]:
         """Train on the next ``rows`` rows; return the sum of the losses and the steps made."""
         loss, steps, position, goal = 0.0, 0, 0, self.offset + rows
@@ -230,6 +237,7 @@ def run_visit(
     ahead = 0  # steps made since
     posted = began
     t = answer.clock
+    look = answer.offset + answer.until_check
 
     def merge(reply: Answer) -> None:
         nonlocal answer, sent, t
@@ -244,13 +252,17 @@ def run_visit(
         answer, sent = reply, None
 
     while rows.offset < rows.total and answer.accepted:
-        left = visit.budget_seconds - (learner.clock() - began)
+        left = visit.budget_seconds - (learner.clock() - began - learner.seconds_waited)
         if left <= 0 and rows.offset > first:
             break
         size, efficiency = answer.round_size, answer.efficiency
         # The last round before the time is over is short, if a row takes about as long as before.
         most = size if left == math.inf else learner.rows_in(left, size)
-        start, goal = rows.offset, rows.offset + rows.plan(most)
+        start = rows.offset
+        check = rows.up_to(look - start)
+        goal = start + int(min(rows.plan(most), check))
+        if goal - start == check:
+            look = goal + answer.check_interval
         noise = model.new_noise() if learner.volatility else None
         loss, steps, seconds = 0.0, 0, 0.0
         while rows.offset < goal:
@@ -298,7 +310,8 @@ def run_visit(
             seconds_exchange=learner.seconds_exchange,
             seconds_per_row=learner.seconds_per_row,
             link=learner.link(),
-            last=goal == rows.total or learner.clock() - began >= visit.budget_seconds,
+            last=goal == rows.total
+            or learner.clock() - began - learner.seconds_waited >= visit.budget_seconds,
         )
         if reply is None and not learner.overlap:
             reply = yield from _awaited(learner)

@@ -200,6 +200,9 @@ class Answer:
         The reference staleness R.
     last_epoch : int
         The fit ends with this epoch; later ones need not be started.
+    until_check, check_interval : float
+        Rows until the loss is looked at for the next time, and between two looks: a round of a single
+        learner ends there, so that it does not depend on the rounds when training ends. ``inf`` for several.
     seconds_held : float
         How long the answer was held back until others had come.
     """
@@ -216,6 +219,8 @@ class Answer:
     peers: float
     reference: float
     last_epoch: int
+    until_check: float = math.inf
+    check_interval: float = math.inf
     seconds_held: float = 0.0
 
 

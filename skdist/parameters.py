@@ -28,6 +28,8 @@ class Pending(NamedTuple):
         Who sent it.
     order : tuple of int
         Updates are added up in this order, which does not depend on timing.
+    seconds : float
+        When it was taken in, since the start of the fit.
     """
 
     update: Update
@@ -36,6 +38,7 @@ class Pending(NamedTuple):
     staleness: float
     learner: str
     order: tuple[int, ...]
+    seconds: float = 0.0
 
 
 class Parameters:
@@ -92,7 +95,7 @@ class Parameters:
         pending : sequence of Pending
             At least one.
         learners : int
-            Learners at work.
+            Learners at work, or updates of a full collection.
         share : float
             Sum of the weights: the part of a full collection that the updates are.
         """

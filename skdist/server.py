@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skdist.control.aggregation import InverseVolatility
+from skdist.control.dispatch import EPOCH_LEAD
 from skdist.control.gates import Gate
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.roster import Member, Roster
@@ -104,6 +105,8 @@ class ParameterServer:
         Epochs at most.
     n_learners : int
         Learners expected at the start.
+    even : bool
+        Whether automatic rounds of slow learners are shortened; not where shares of rows are fixed.
     collect : int
         Updates that are applied together and make one version, unless the gate decides it.
     momentum : float
@@ -137,6 +140,7 @@ class ParameterServer:
         monitor: ConvergenceMonitor | None = None,
         max_iter: int = 1,
         n_learners: int = 1,
+        even: bool = True,
         collect: int = 1,
         momentum: float = 0.0,
         clock: float = 0.0,
@@ -157,9 +161,10 @@ class ParameterServer:
         self._began = time_source()
         # A round of one step has no volatility.
         shortest = 2 * batch_size if aggregator is not None else batch_size
-        self._roster = Roster(adapter, sizer, round_size, batch_size, shortest, n_rows, n_learners)
+        self._roster = Roster(adapter, sizer, round_size, batch_size, shortest, n_rows, n_learners, even)
         self._attempts: dict[int, _Attempt] = {}
         self._waiting: dict[str, _Attempt] = {}
+        self._company: dict[str, int] = {}  # the epoch in which each learner was last at work
         self._retired: set[int] = set()
         self._pending: list[Pending] = []
         self._lock = threading.Lock()
@@ -197,10 +202,12 @@ class ParameterServer:
             if attempt.name == join.attempt and attempt.answer is not None:
                 return attempt.answer
             if attempt.name:
+                self._company.pop(attempt.learner, None)
                 self._end(attempt)
             attempt.name, attempt.learner, attempt.last = join.attempt, join.learner, (-1, -1)
             attempt.started, attempt.staleness = attempt.started + 1, math.nan
             self._roster.start(join.learner)
+            self._company[join.learner] = epoch
             if epoch > self._newest_epoch:
                 self._newest_epoch = epoch
                 self._gate.expect(join.visit.company, now)
@@ -247,7 +254,9 @@ class ParameterServer:
             scale = self._guarded(update.rate_scale, staleness)
             begin = attempt.visit.segments[0]
             order = begin.partition, begin.start, update.visit
-            self._pending.append(Pending(update, attempt.answer.state, scale, staleness, learner, order))
+            self._pending.append(
+                Pending(update, attempt.answer.state, scale, staleness, learner, order, now - self._began)
+            )
             # The staleness of an update becomes part of the window only for the rounds after it.
             self._roster.met(learner, staleness)
             if not self._gate.collective and len(self._pending) >= self._collect:
@@ -279,6 +288,7 @@ class ParameterServer:
             if attempt is None or not attempt.started:
                 self._gate.miss()
             elif attempt.name:
+                self._company.pop(attempt.learner, None)
                 self._end(attempt)
             released = self._advance(self._now())
         _deliver(released)
@@ -303,14 +313,14 @@ class ParameterServer:
 
     def patience(self) -> float:
         """Return the seconds after which `expire` should be called if nothing happens."""
-        with self._lock:
-            return self._gate.patience(self._now())
+        return self._gate.patience(self._now())  # one number is read: nobody need be waited for
 
     def expire(self) -> None:
         """Let those who wait go on without learners that have not been heard of for too long."""
         with self._lock:
             now = self._now()
-            self._gate.expire(now)
+            for learner in self._gate.expire(now):
+                self._company.pop(learner, None)
             released = self._advance(now)
         _deliver(released)
 
@@ -366,13 +376,15 @@ class ParameterServer:
 
     def _advance(self, now: float) -> list[tuple[Future[Answer], Answer]]:
         """End a round that is complete; return the answers that need not be held back any more."""
-        if self._gate.open or not self._waiting:
+        if self._gate.open:
             return []
-        names = self._gate.released(now)
-        if names and self._gate.collective:
-            self._apply(now)
+        if self._gate.collective:
+            if not self._gate.close(now):
+                return []
+            if self._pending:
+                self._apply(now)
         released = []
-        for name in names:
+        for name in self._gate.released():
             attempt = self._waiting.pop(name)
             ticket = attempt.ticket
             assert ticket is not None
@@ -384,14 +396,14 @@ class ParameterServer:
     def _apply(self, now: float) -> None:
         """Make the next version of the pending updates."""
         pending, self._pending = self._pending, []
+        learners = self._collect
         if self._gate.collective:
-            learners = max(self._gate.members, len(pending))
+            # Also where some are through with their rows: the rows of the others must not count more then.
+            oldest = self._newest_epoch - (0 if self._gate.strict else EPOCH_LEAD)
+            at_work = {name for name, epoch in self._company.items() if epoch >= oldest}
+            learners = len(at_work.union(item.learner for item in pending))
             pending.sort(key=lambda item: item.order)
-        else:
-            learners = self._collect
-        # Who is late keeps its share of a round for the next one; a strict round is all there is.
-        share = 1.0 if self._gate.collective and self._gate.strict else len(pending) / learners
-        weights = self._parameters.apply(pending, learners, share)
+        weights = self._parameters.apply(pending, learners, len(pending) / learners)
         authors = {item.learner for item in pending}
         if len(authors) == 1:
             self._roster[authors.pop()].solo += 1
@@ -402,7 +414,6 @@ class ParameterServer:
                 worker=self._roster[item.learner].worker,
                 version=self.version,
                 weight=weight,
-                seconds=now - self._began,
             )
             self._observe(item.update.stop - item.update.start, item.update.loss)
 
@@ -413,6 +424,7 @@ class ParameterServer:
 
     def _answer(self, attempt: _Attempt, member: Member, now: float) -> Answer:
         round_size, efficiency = self._roster.next_round(attempt.learner)
+        monitor = self._monitor if len(self._roster) == 1 else None
         attempt.answer = Answer(
             accepted=True,
             state=self.state,
@@ -426,6 +438,8 @@ class ParameterServer:
             peers=self._peers(attempt.learner, now),
             reference=self._roster.reference(),
             last_epoch=self._last_epoch,
+            until_check=monitor.until_check if monitor is not None else math.inf,
+            check_interval=monitor.interval if monitor is not None else math.inf,
             seconds_held=now - attempt.arrived if attempt.ticket is not None else 0.0,
         )
         return attempt.answer

@@ -71,16 +71,14 @@ def test_the_server_gathers_with_momentum_where_nothing_else_is_asked_for(params
     [("sync", None, [64, 64]), ("sync", LatencyBatchSizer(), [96, 32]), ("async", None, [96, 32])],
 )
 def test_only_sync_rounds_of_a_fixed_size_are_trained_in_equal_shares(mode, sizer, visits):
-    slots = {"a": 1, "b": 1}
     dispatcher = build_dispatcher(
         fit_settings(mode=mode, sizer=sizer),
         RowModel(8),
         [96, 32],
         {0: "a", 1: "b"},
-        slots,
         seconds_per_row=1e-7,
     )
-    for name in slots:
+    for name in "ab":
         dispatcher.add_worker(name, 1)
     orders = dispatcher.orders()
     assert [visit.rows for _, visit in orders] == visits

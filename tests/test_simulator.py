@@ -372,8 +372,8 @@ def test_many_learners_wait_for_each_other(mode):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"n_learners": 0}, "n_learners=0"),
-        ({"partitions_per_learner": 0}, "partitions_per_learner=0"),
+        ({"n_learners": 0}, "n_learners must be"),
+        ({"partitions_per_learner": 0}, "partitions_per_learner must be"),
         ({"jitter": -0.1}, "jitter"),
         ({"seconds_per_row": -1.0}, "seconds_per_row"),
         ({"seconds_per_row": math.nan}, "seconds_per_row"),

@@ -86,7 +86,10 @@ class ServerActor:
             try:
                 return await asyncio.wait_for(asyncio.shield(waiting), server.patience())
             except TimeoutError:
-                server.expire()
+                if update.state.nbytes < LOOP_BYTES:
+                    server.expire()
+                else:  # it may have to make a version
+                    await asyncio.to_thread(server.expire)
         return None if isinstance(reply, Future) else reply
 
     def patience(self) -> float:

@@ -159,7 +159,6 @@ class ClusterFit:
             model,
             rows,
             {number: summary.worker for number, summary in enumerate(summaries)},
-            workers,
             seconds_per_row=1e-9 * sum(s.nbytes for s in summaries) / max(sum(rows), 1),
             queue=1,
             streamed=self._partitions.streamed,

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from skdist.control.pressure import PressurePlanner, WorkerPlan, WorkerPressure
+from skdist.control.shares import equal_shares, share_homes
 from skdist.control.windows import smoothed
 from skdist.messages import Segment, Visit, VisitReport
 
@@ -91,8 +92,6 @@ class Dispatcher:
         First guess of the training time; reports refine it.
     least_seconds : float
         A visit gets at least so much time.
-    timed : bool
-        Whether visits have a time budget at all.
     step : int
         Rows of a mini-batch; where a partition is shared among visits, it is cut at a multiple.
     queue : int
@@ -105,8 +104,9 @@ class Dispatcher:
     streamed : bool
         Whether a partition is loaded for each visit: then a visit is to one partition, so that another one
         loads meanwhile and no more are in memory than are visited or wait.
-    shares : sequence of tuple of Segment, optional
-        Fixed shares of an epoch, each one visit, for runs that must not depend on who is fast.
+    fixed : bool
+        Whether an epoch is cut into equal shares, one visit for each slot there is at its begin, for runs
+        that must not depend on who is fast.
     """
 
     def __init__(
@@ -119,13 +119,12 @@ class Dispatcher:
         shuffle: bool = True,
         seconds_per_row: float = 1e-7,
         least_seconds: float = 0.25,
-        timed: bool = True,
         step: int = 1,
         queue: int = 1,
         lead: int = EPOCH_LEAD,
         planner: PressurePlanner | None = None,
         streamed: bool = False,
-        shares: Sequence[tuple[Segment, ...]] | None = None,
+        fixed: bool = False,
     ) -> None:
         self.rows = tuple(rows)
         self.homes = dict(homes)
@@ -134,10 +133,9 @@ class Dispatcher:
         self._seed, self._shuffle = seed, shuffle
         self._guess = seconds_per_row
         self._least_seconds, self._step, self._queue, self._lead = least_seconds, step, queue, lead
-        self._timed = timed
         self._planner = planner
         self._streamed = streamed
-        self._shares = shares
+        self._fixed = fixed
         self._workers: dict[str, _Worker] = {}
         self._roomy: dict[str, None] = {}  # those that may have room for a visit
         self._sources: dict[int, _Queue] = {}  # of the visits in flight
@@ -154,13 +152,6 @@ class Dispatcher:
             planner = self._planner
             pressure = WorkerPressure(planner, slots, self._queue) if planner is not None else None
             self._workers[name] = _Worker(slots, self._queue, pressure=pressure)
-            self._roomy[name] = None
-            self._until_look = 0
-
-    def resize(self, name: str, slots: int, queue: int) -> None:
-        """Change how many visits a worker runs at once, and how many wait there."""
-        if name in self._workers:
-            self._workers[name].slots, self._workers[name].queue = slots, queue
             self._roomy[name] = None
             self._until_look = 0
 
@@ -280,11 +271,12 @@ class Dispatcher:
         number = self._open
         self._open += 1
         self._fresh.add(number)
-        if self._shares is not None:
-            queues = [_Queue(self.homes.get(place, "")) for place in range(len(self._shares))]
-            parts = [
-                (part, queue) for share, queue in zip(self._shares, queues, strict=True) for part in share
-            ]
+        if self._fixed:
+            slots = {name: worker.slots for name, worker in self._workers.items()}
+            shares = equal_shares(self.rows, max(sum(slots.values()), 1), self._step)
+            places = share_homes(shares, self.homes, slots)
+            queues = [_Queue(places.get(place, "")) for place in range(len(shares))]
+            parts = [(part, queue) for share, queue in zip(shares, queues, strict=True) for part in share]
         else:
             segments = [Segment(partition, 0, rows) for partition, rows in enumerate(self.rows) if rows]
             homes = [self.homes.get(segment.partition, "") for segment in segments]
@@ -341,7 +333,7 @@ class Dispatcher:
 
     def _take(self, number: int, epoch: _Epoch, queue: _Queue, worker: _Worker, left: int) -> Visit:
         """Make a visit of what waits in front of a queue, where ``left`` rows are to be shared by all."""
-        if self._shares is not None:
+        if self._fixed:
             segments = [queue.take() for _ in range(len(queue.segments))]
             return self._order(number, epoch, segments, queue, math.inf)
         usual = self._usual
@@ -364,7 +356,8 @@ class Dispatcher:
             segments.append(queue.take())
             rows += segments[-1].rows
         budget = math.inf
-        if self._timed:
+        # One learner needs no time limit, and without one nothing depends on the clock.
+        if len(self._workers) > 1 or worker.slots > 1:
             budget = min(max(BUDGET_MARGIN * rows * usual, self._least_seconds), MOST_SECONDS)
         return self._order(number, epoch, segments, queue, budget)
 

@@ -1,7 +1,8 @@
 """Consistency: when an update is applied, and when the learner that sent it may go on.
 
-The three modes are one rule with two numbers. Nobody waits in here: events go in, names of learners that
-may go on come out, and whoever runs the learners does the waiting.
+The three modes are one rule: how far a learner may be ahead, and whether the updates of a round are applied
+together. Nobody waits in here: events go in, names of learners that may go on come out, and whoever runs the
+learners does the waiting.
 """
 
 from __future__ import annotations
@@ -67,9 +68,9 @@ class Gate:
     >>> gate = Gate(bound=0)
     >>> gate.enter("a", now=0.0), gate.enter("b", now=0.0)
     (None, None)
-    >>> gate.arrive("a", now=1.0), gate.released(now=1.0)
+    >>> gate.arrive("a", now=1.0), gate.released()
     (None, [])
-    >>> gate.arrive("b", now=2.0), gate.released(now=2.0)
+    >>> gate.arrive("b", now=2.0), gate.released()
     (None, ['a', 'b'])
     """
 
@@ -84,6 +85,9 @@ class Gate:
         self._first_lease = first_lease_seconds
         self._leases: dict[str, _Lease] = {}
         self._waiting: dict[str, None] = {}  # in the order of arrival
+        # Of a collective round: who has ended it, and which members have not.
+        self._arrived: set[str] = set()
+        self._due: set[str] = set()
         self._rounds: Counter[int] = Counter()  # of the members that count
         self._slowest = 0
         self._expected = 0
@@ -115,13 +119,15 @@ class Gate:
         known = self._leases.get(name)
         if known is not None and not known.lapsed:
             self._discount(known)
-        if not self.members:
+        if not self.members and not self._arrived:
             self._closed = now
         begin = max(self._slowest, known.round if known is not None else 0)
         lease = _Lease(begin, now, now + self._first_lease)
         self._leases[name] = lease
         self._waiting.pop(name, None)
         self._count(lease)
+        if name not in self._arrived:
+            self._due.add(name)
 
     def arrive(self, name: str, now: float) -> None:
         """Take in that a learner has ended a round; it waits until it is released."""
@@ -134,46 +140,50 @@ class Gate:
         self._count(lease)
         lease.waiting = True
         self._waiting[name] = None
+        self._arrived.add(name)
+        self._due.discard(name)
         self._watch(now)
 
     def leave(self, name: str) -> None:
         """Take in that a learner is no member any more; its round is remembered."""
         lease = self._leases.get(name)
         if lease is not None and not lease.lapsed:
-            self._discount(lease)
-            lease.lapsed = True
+            self._lapse(name, lease)
         self._waiting.pop(name, None)
 
-    def expire(self, now: float) -> None:
-        """End the leases of members that have not been heard of for too long."""
-        for lease in self._leases.values():
+    def expire(self, now: float) -> list[str]:
+        """End the leases of members that have not been heard of for too long; return their names."""
+        silent = []
+        for name, lease in self._leases.items():
             if not lease.waiting and not lease.lapsed and now > lease.ends:
-                self._discount(lease)
-                lease.lapsed = True
+                self._lapse(name, lease)
+                silent.append(name)
         if now > self._expected_until:
             self._expected = 0
+        return silent
 
     def patience(self, now: float) -> float:
         """Return the seconds after which somebody may be released although nothing happens."""
         return max(min(self._deadline - now, LEASE_SECONDS / 10), 0.0)
 
-    def complete(self, now: float) -> bool:
-        """Whether a round ends."""
+    def close(self, now: float) -> bool:
+        """End a collective round, if it is time; return whether it was."""
         if self.members >= self._expected:
             self._expected = 0
-        if not self._waiting:
-            self._deadline = math.inf
-        if self._expected or not self._waiting:
-            return False
         self._watch(now)
-        return len(self._waiting) == self.members or now >= self._deadline
+        if self._expected or not self._arrived or (self._due and now < self._deadline):
+            return False
+        self._closed, self._deadline = now, math.inf
+        self._arrived.clear()
+        self._due = {name for name, lease in self._leases.items() if not lease.lapsed}
+        return True
 
-    def released(self, now: float) -> list[str]:
-        """Return the learners that need not wait any more, in the order of their arrival."""
+    def released(self) -> list[str]:
+        """Return the learners that need not wait any more, in the order of their arrival.
+
+        After `close` these are all, where rounds are collective.
+        """
         if self.collective:
-            if not self.complete(now):
-                return []
-            self._closed, self._deadline = now, math.inf
             return list(self._waiting)
         return [name for name in self._waiting if self._leases[name].round - self._slowest <= self.bound]
 
@@ -186,8 +196,15 @@ class Gate:
 
     def _watch(self, now: float) -> None:
         """Set the time after which nobody is waited for, once half of the members have come."""
-        if not self.strict and self._deadline == math.inf and 2 * len(self._waiting) >= self.members:
+        if self.strict or self._deadline < math.inf or not self._arrived:
+            return
+        if len(self._arrived) >= len(self._due):
             self._deadline = now + (PATIENCE - 1) * (now - self._closed)
+
+    def _lapse(self, name: str, lease: _Lease) -> None:
+        self._discount(lease)
+        self._due.discard(name)
+        lease.lapsed = True
 
     def _count(self, lease: _Lease) -> None:
         self._rounds[lease.round] += 1

@@ -130,6 +130,8 @@ class Roster:
         Rows of an epoch; no round is longer.
     n_learners : int
         Learners expected at the start.
+    even : bool
+        Whether the rounds of slow learners are shortened where the standard is ours to choose.
     """
 
     def __init__(
@@ -141,7 +143,9 @@ class Roster:
         shortest: int,
         n_rows: int,
         n_learners: int,
+        even: bool = True,
     ) -> None:
+        self._even = even
         self._adapter, self._sizer = adapter, sizer
         self._round_size, self._batch_size, self._shortest = round_size, batch_size, shortest
         self._n_rows, self._n_learners = n_rows, n_learners
@@ -263,7 +267,7 @@ class Roster:
                 mean = self._seconds_per_row / max(self._trained, 1)
                 size = sizer.balanced_size(standard, member.seconds_per_row, mean, member.round_size)
         shortest = max(standard // LONGEST_OVER_SHORTEST, self._shortest)
-        if isinstance(self._round_size, str) and member.seconds_per_row > 0:
+        if self._even and isinstance(self._round_size, str) and member.seconds_per_row > 0:
             size = min(size, int(standard * self._usual_seconds_per_row() / member.seconds_per_row))
             shortest = min(shortest, max(size, self._batch_size))
         member.round_size = min(max(size, shortest), max(self._n_rows, self._batch_size))

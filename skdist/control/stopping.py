@@ -45,6 +45,11 @@ class ConvergenceMonitor:
         self._rows = 0
         self._loss = 0.0
 
+    @property
+    def until_check(self) -> int:
+        """Rows until the next check."""
+        return self.interval - self._rows
+
     def observe(self, rows: int, loss: float) -> bool:
         """Take in the loss sum of some rows; return whether training has converged."""
         self._rows += rows

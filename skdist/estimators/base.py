@@ -95,6 +95,22 @@ class DistributedSGDBase(SettingsMixin):
         if self.class_weight is not None:
             raise ValueError("class_weight is not available yet. Pass sample_weight, which does the same.")
 
+    @property
+    def _applies_alone(self) -> bool:
+        """Whether the server applies each update alone."""
+        one = self.collect == 1 or (self.mode == "ssp" and self.collect == "auto")
+        return self.mode != "sync" and bool(one)
+
+    def _momentum(self) -> str | float:
+        if self._applies_alone and self.server_momentum not in ("auto", 0):
+            raise ValueError(
+                f"server_momentum={self.server_momentum!r} is for means of updates, but mode={self.mode!r} "
+                f"with collect={self.collect!r} applies each alone. Use collect='auto' in mode='async', or "
+                "mode='sync'."
+            )
+        momentum: str | float = self.server_momentum
+        return momentum
+
     def _aggregator(self) -> InverseVolatility | None:
         """Return what weighs updates that are applied together; 'auto' is method B's in sync mode."""
         aggregator: Any = self.aggregator
@@ -102,7 +118,7 @@ class DistributedSGDBase(SettingsMixin):
             aggregator = InverseVolatility() if self.mode == "sync" else None
         if aggregator is None or isinstance(aggregator, str):
             return None
-        if self.mode != "sync" and (self.collect == 1 or (self.mode == "ssp" and self.collect == "auto")):
+        if self._applies_alone:
             raise ValueError(
                 f"aggregator={aggregator!r} weighs updates that are applied together, but mode={self.mode!r} "
                 "with collect=1 applies each alone. Use mode='sync', a larger collect, or aggregator='auto'."
@@ -132,7 +148,7 @@ class DistributedSGDBase(SettingsMixin):
             max_staleness=self.max_staleness,
             round_size=self.round_size,
             collect=self.collect,
-            momentum=self.server_momentum,
+            momentum=self._momentum(),
             max_iter=max_iter,
             tol=tol,
             n_iter_no_change=self.n_iter_no_change,

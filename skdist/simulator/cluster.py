@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar, Token
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -88,19 +89,18 @@ class SimulatedCluster:
         snapshot_seconds: float | None = None,
         seed: int = 0,
     ) -> None:
-        if n_learners < 1 or partitions_per_learner < 1:
-            raise ValueError(
-                f"A cluster needs a learner and each a partition, got n_learners={n_learners}, "
-                f"partitions_per_learner={partitions_per_learner}."
-            )
-        positive = {
-            "notice_seconds": notice_seconds,
-            "heartbeat_seconds": heartbeat_seconds,
-            "jitter": jitter,
-        }
-        for name, value in positive.items():
+        for name, count in {
+            "n_learners": n_learners,
+            "partitions_per_learner": partitions_per_learner,
+        }.items():
+            if not isinstance(count, Integral) or count < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}.")
+        for name, value in {"jitter": jitter, "notice_seconds": notice_seconds}.items():
             if value is not None and not value >= 0:
                 raise ValueError(f"{name} must not be negative, got {value!r}.")
+        for name, value in {"heartbeat": heartbeat_seconds, "snapshot": snapshot_seconds}.items():
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}_seconds must be positive, got {value!r}.")
         self.n_learners, self.partitions_per_learner = n_learners, partitions_per_learner
         self.jitter, self.seed = jitter, seed
         self.row_times = _per_learner("seconds_per_row", seconds_per_row, n_learners)
@@ -113,7 +113,7 @@ class SimulatedCluster:
         self.arrivals = _per_learner("arrival_seconds", arrival_seconds, n_learners)
         self.departures = _per_learner("departure_seconds", departure_seconds, n_learners)
         longest = max(latency(0.0) for latency in self.latency_times)
-        self.heartbeat_seconds = heartbeat_seconds or max(0.5, 4 * longest)
+        self.heartbeat_seconds = max(0.5, 4 * longest) if heartbeat_seconds is None else heartbeat_seconds
         self.notice_seconds = 2 * self.heartbeat_seconds if notice_seconds is None else notice_seconds
         self.snapshot_seconds = snapshot_seconds
         self.now = 0.0

@@ -47,7 +47,8 @@ class Run:
         cluster.now, cluster.snapshots = 0.0, []
         rows = [partition.n_rows for partition in partitions]
         count = cluster.n_learners
-        present = max(sum(arrival(0.0) <= 0 for arrival in cluster.arrivals), 1)
+        arrivals = [arrival(0.0) for arrival in cluster.arrivals]
+        present = arrivals.count(min(arrivals))
         longest = sum(rows) / count * max(per_row(0.0) for per_row in cluster.row_times)
         self.server = build_server(
             model, settings, state, sum(rows), present, clock, self._now, FIRST_LEASE_SECONDS + 2 * longest
@@ -57,7 +58,6 @@ class Run:
             model,
             rows,
             {number: str(number * count // len(rows)) for number in range(len(rows))},
-            {str(number): 1 for number in range(present)},
             seconds_per_row=min(per_row(0.0) for per_row in cluster.row_times) or 1e-9,
             # A visit costs an exchange or two.
             least_seconds=2 * max(min(exchange(0.0) for exchange in cluster.exchange_times), 1e-6),
@@ -67,6 +67,7 @@ class Run:
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
         self._look = math.inf
+        self._dispatching = False
         for slot, arrival in zip(self.slots.values(), cluster.arrivals, strict=True):
             if slot.departure > arrival(0.0):
                 self._at(arrival(0.0), self._arrive, slot)
@@ -106,9 +107,12 @@ class Run:
         slot.alive, slot.now = True, self.cluster.now
         self.dispatcher.add_worker(slot.name, 1)
         # Later, but at the same time: who comes together gets its orders together.
-        self._at(self.cluster.now, self._dispatch)
+        if not self._dispatching:
+            self._dispatching = True
+            self._at(self.cluster.now, self._dispatch)
 
     def _dispatch(self) -> None:
+        self._dispatching = False
         for name, order in self.dispatcher.orders():
             slot = self.slots[name]
             slot.pending.append(order)

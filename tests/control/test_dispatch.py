@@ -13,7 +13,7 @@ from skdist.control.dispatch import (
     MOST_SECONDS,
     Dispatcher,
 )
-from skdist.control.shares import equal_shares
+from skdist.control.shares import equal_shares, share_homes
 from skdist.messages import Segment, VisitReport
 
 
@@ -103,9 +103,8 @@ def dispatchers(rows, homes, epochs, **kwargs):
 def test_every_row_of_every_epoch_is_visited_once_whatever_happens(
     rows, homes, epochs, slots, queue, step, speed, lead, shared, random
 ):
-    shares = equal_shares(rows, sum(slots), step) if shared else None
     dispatcher = dispatchers(
-        rows, homes, epochs, queue=queue, step=step, seconds_per_row=speed, lead=lead, shares=shares
+        rows, homes, epochs, queue=queue, step=step, seconds_per_row=speed, lead=lead, fixed=shared
     )
     sized = dict(zip(NAMES, slots, strict=True))
     dispatcher.add_worker("a", sized["a"])
@@ -275,15 +274,20 @@ def test_a_visit_gets_some_more_time_than_a_usual_worker_takes_for_it():
     ("rows", "least", "budget"), [(10, 0.25, 0.25), (10, 0.04, 0.04), (10**6, 0.25, MOST_SECONDS)]
 )
 def test_time_budgets_are_neither_too_short_nor_too_long(rows, least, budget):
-    dispatcher = Dispatcher([rows], {}, max_iter=1, seconds_per_row=1e-3, least_seconds=least)
-    dispatcher.add_worker("a", 1)
-    assert dispatcher.orders()[0][1].budget_seconds == budget
+    dispatcher = Dispatcher(
+        [rows, rows], {0: "a", 1: "b"}, max_iter=1, seconds_per_row=1e-3, least_seconds=least
+    )
+    for name in "ab":
+        dispatcher.add_worker(name, 1)
+    assert [visit.budget_seconds for _, visit in dispatcher.orders()] == [budget] * 2
 
 
-def test_visits_that_are_not_timed_have_no_budget():
-    dispatcher = Dispatcher([10], {}, max_iter=1, timed=False)
+def test_a_single_learner_has_no_time_budget_until_another_one_comes():
+    dispatcher = Dispatcher([10, 10], {}, max_iter=1, seconds_per_row=1.0)
     dispatcher.add_worker("a", 1)
     assert dispatcher.orders()[0][1].budget_seconds == math.inf
+    dispatcher.add_worker("b", 1)
+    assert all(visit.budget_seconds < math.inf for name, visit in dispatcher.orders() if name == "b")
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -340,16 +344,17 @@ def test_the_first_visits_of_an_epoch_know_how_many_they_are(lead):
 
 
 def test_a_fixed_share_is_one_visit_of_the_worker_where_it_sits_without_a_budget():
-    shares = equal_shares([100, 60, 80], 3, 16)
-    homes = {0: "c", 1: "a", 2: "b"}
-    dispatcher = Dispatcher([100, 60, 80], homes, max_iter=3, queue=0, lead=0, step=16, shares=shares)
+    rows, homes = [100, 60, 80], {0: "c", 1: "a", 2: "b"}
+    shares = equal_shares(rows, 3, 16)
+    placed = share_homes(shares, homes, dict.fromkeys("abc", 1))
+    dispatcher = Dispatcher(rows, homes, max_iter=3, queue=0, lead=0, step=16, fixed=True)
     for name in "abc":
         dispatcher.add_worker(name, 1)
     for epoch in range(3):
         orders = dispatcher.orders()
         assert len(orders) == 3
         for name, visit in orders:
-            assert homes[[set(share) for share in shares].index(set(visit.segments))] == name
+            assert placed[[set(share) for share in shares].index(set(visit.segments))] == name
             assert (visit.epoch, visit.company) == (epoch, 3)
             assert visit.budget_seconds == math.inf
             # Who is fast gets no more of it.
@@ -358,8 +363,7 @@ def test_a_fixed_share_is_one_visit_of_the_worker_where_it_sits_without_a_budget
 
 
 def test_what_is_left_of_a_fixed_share_goes_to_whoever_has_none():
-    shares = equal_shares([64, 64], 2, 16)
-    dispatcher = Dispatcher([64, 64], {0: "a", 1: "b"}, max_iter=1, queue=0, lead=0, step=16, shares=shares)
+    dispatcher = Dispatcher([64, 64], {0: "a", 1: "b"}, max_iter=1, queue=0, lead=0, step=16, fixed=True)
     for name in "ab":
         dispatcher.add_worker(name, 1)
     orders = dict(dispatcher.orders())

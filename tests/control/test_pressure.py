@@ -165,9 +165,7 @@ def test_where_nobody_may_wait_nobody_does():
 
 
 def test_the_dispatcher_orders_what_the_plan_says():
-    dispatcher = Dispatcher(
-        [ROWS] * 20, {}, max_iter=50, seconds_per_row=1e-3, queue=1, planner=HUGE, timed=False
-    )
+    dispatcher = Dispatcher([ROWS] * 20, {}, max_iter=50, seconds_per_row=1e-3, queue=1, planner=HUGE)
     dispatcher.add_worker("w", 2)
     flying, limits = dict(dispatcher.in_flight), set()
     plans = [(2, 1)]
