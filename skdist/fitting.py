@@ -23,7 +23,7 @@ from skdist.messages import Link, Visit, VisitReport
 from skdist.server import Outcome, ParameterServer
 
 #: How much longer many learners take to show progress, as a power of how much less they move per row.
-SLOWDOWN_POWER = 1 / 6
+SLOWDOWN_POWER = 0.2
 
 #: Of the server, where it makes a version of an update of each learner.
 MOMENTUM = 0.8

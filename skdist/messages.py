@@ -188,7 +188,7 @@ class Answer:
         Sequential steps that the parameters have made: each update counts its steps times its rate
         scale. What learning rate schedules and averaging call ``t``.
     staleness : float
-        Of the update answered; nan for a join.
+        Of the update answered, as far as it counts for the rate; nan for a join.
     round_size : int
         Size of the learner's next round in rows.
     efficiency : float

@@ -250,15 +250,18 @@ class ParameterServer:
             member = self._roster.heard(
                 learner, update.link, update.seconds_per_row, update.seconds_exchange, now
             )
-            staleness = attempt.staleness = float(max(self.version - member.solo - update.base, 0))
-            scale = self._guarded(update.rate_scale, staleness)
+            staleness = float(max(self.version - member.solo - update.base, 0))
+            # One of each learner makes a version: who is one behind has just missed the end of a round.
+            late = max(staleness - 1, 0.0) if self._gate.collective else staleness
+            attempt.staleness = late
+            scale = self._guarded(update.rate_scale, late)
             begin = attempt.visit.segments[0]
             order = begin.partition, begin.start, update.visit
             self._pending.append(
                 Pending(update, attempt.answer.state, scale, staleness, learner, order, now - self._began)
             )
             # The staleness of an update becomes part of the window only for the rounds after it.
-            self._roster.met(learner, staleness)
+            self._roster.met(learner, late)
             if not self._gate.collective and len(self._pending) >= self._collect:
                 self._apply(now)
             if self._gate.open:
