@@ -142,6 +142,7 @@ def visit_inline(
 ) -> VisitReport:
     """Run one visit against a server in this process."""
     began, started = time.perf_counter(), time.time()
+    learner.begin()
     attempt = f"{threading.get_ident()}"
     answer = server.join(Join(order, attempt, learner.name, learner.worker))
     offset = answer.offset

@@ -98,6 +98,10 @@ class Learner:
     def __post_init__(self) -> None:
         self.staleness = SlidingWindow(self.adapter.window if self.adapter else 1)
 
+    def begin(self) -> None:
+        """Forget what belongs to the last visit."""
+        self.seconds_waited, self.rounds, self.seconds_compute = 0.0, 0, 0.0
+
     def trained(self, rows: int, seconds: float) -> None:
         """Take in how long a slice took."""
         if rows:
@@ -230,7 +234,7 @@ def run_visit(
         The rows of the visit that are trained and acknowledged.
     """
     began, first = learner.clock(), answer.offset
-    learner.seconds_waited, learner.rounds, learner.seconds_compute = 0.0, 0, 0.0
+    learner.begin()
     state = answer.state.copy()
     rows = Rows(visit, partitions, model, answer.offset)
     sent: np.ndarray | None = None  # posted and not answered yet

@@ -468,3 +468,44 @@ def test_it_stops_when_the_loss_settles():
     result = SimulatedCluster(2, 1e-3, 0.01).train(RowModel(8), partitions, np.zeros(n), 0.0, settings_)
     assert result.converged
     assert result.n_iter < 6
+
+
+def test_visits_of_a_single_round_make_versions_too():
+    X, y = rows_of(6_400, 4)
+    with SimulatedCluster(8, 1e-2, 1e-3, partitions_per_learner=25):
+        clf = DistributedSGDClassifier(loss="log_loss", max_iter=3, tol=None, random_state=0).fit(X, y)
+    visits = Counter(record.visit for record in clf.history_.rounds)
+    assert set(visits.values()) == {1}
+    assert clf.history_.rounds[-1].version >= len(clf.history_.rounds) / 16
+
+
+@pytest.mark.parametrize("mode", ["async", "ssp", "sync"])
+@pytest.mark.parametrize("loss", ["hinge", "log_loss"])
+def test_a_single_learner_stops_when_one_thread_does(mode, loss):
+    X, y = rows_of(20_000, 5)
+    clf = DistributedSGDClassifier(loss=loss, mode=mode, max_iter=50, random_state=0)
+    here = clf.fit(X, y)
+    n_iter, coef = here.n_iter_, here.coef_
+    with SimulatedCluster(1, 1e-6, 2e-3):
+        there = clf.fit(X, y)
+    assert there.n_iter_ == n_iter
+    np.testing.assert_array_equal(there.coef_, coef)
+
+
+@pytest.mark.parametrize("params", [{"batch_sizer": None}, {}], ids=["fixed shares", "sized"])
+def test_rows_of_slow_learners_weigh_as_much_in_synchronous_rounds(params):
+    X, y = rows_of(8_000, 4)
+    clf = DistributedSGDClassifier(mode="sync", aggregator="uniform", max_iter=2, tol=None, **params)
+    with SimulatedCluster(8, [1e-6] * 6 + [2e-5] * 2, 1e-4):
+        clf.fit(X, y)
+    assert {record.weight for record in clf.history_.rounds} == {1 / 8}
+
+
+@pytest.mark.parametrize("arrivals", [[0.0] + [1e-3] * 7, [1e-3] * 8])
+def test_learners_that_come_later_get_shares_of_their_own(arrivals):
+    X, y = rows_of(8_000, 4)
+    clf = DistributedSGDClassifier(mode="sync", batch_sizer=None, max_iter=4, tol=None)
+    with SimulatedCluster(8, 1e-6, 1e-4, arrival_seconds=arrivals):
+        clf.fit(X, y)
+    assert len({record.learner for record in clf.history_.rounds}) == 8
+    assert {record.rows for record in clf.history_.epochs} == {8_000}

@@ -80,6 +80,7 @@ def _visit(
     worker = plugin.worker
     began, started = time.perf_counter(), time.time()
     learner = plugin.take_learner()
+    learner.begin()  # a join may be refused
     attempt = f"{learner.name}@{started}"
     try:
         answer = ref.call(worker, "join", Join(order, attempt, learner.name, learner.worker, plugin.link()))
@@ -180,8 +181,13 @@ class Exchange:
         self._answered = time.perf_counter()
 
     def done(self) -> bool:
-        """Whether the answer is there."""
-        return self._future.done()
+        """Whether the answer is there; one that was held back for too long is asked for again."""
+        if not self._future.done():
+            return False
+        if self._future.exception() is None and self._future.result() is None:
+            self._future = self._send()
+            return False
+        return True
 
     def result(self, thread: TaskThread) -> tuple[Answer, float]:
         """Return the answer and the seconds of the exchange, waiting for it if need be."""

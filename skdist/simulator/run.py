@@ -124,6 +124,7 @@ class Run:
             return
         order = slot.visit = slot.pending.popleft()
         slot.now = slot.began = self.cluster.now
+        slot.learner.begin()
         slot.attempt = f"{slot.name}/{order.number}"
         half = 0.5 * slot.seconds(slot.exchange)
         self._at(slot.now + half, self._join, slot, order, half)

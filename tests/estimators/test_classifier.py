@@ -595,3 +595,10 @@ def test_the_average_still_moves_after_millions_of_steps():
     for _ in range(3):
         clf.partial_fit(X.astype(np.float32), 1 - y)
     assert abs(clf.coef_ - before).max() > 0.01 * abs(before).max()
+
+
+@pytest.mark.parametrize("params", [{"collect": 1}, {"mode": "ssp"}], ids=str)
+def test_momentum_is_refused_where_updates_are_applied_alone(params):
+    X, y = problem(2, 50)
+    with pytest.raises(ValueError, match=r"server_momentum=0\.5"):
+        DistributedSGDClassifier(server_momentum=0.5, **params).fit(X, y)
