@@ -101,6 +101,15 @@ class DistributedSGDBase(SettingsMixin):
         one = self.collect == 1 or (self.mode == "ssp" and self.collect == "auto")
         return self.mode != "sync" and bool(one)
 
+    def _collected(self) -> str | int:
+        if self.mode == "sync" and self.collect not in ("auto", 1):
+            raise ValueError(
+                f"collect={self.collect!r} is not for mode='sync', which takes one update of each learner. Use "
+                "collect='auto', or mode='async'."
+            )
+        collect: str | int = self.collect
+        return collect
+
     def _momentum(self) -> str | float:
         if self._applies_alone and self.server_momentum not in ("auto", 0):
             raise ValueError(
@@ -147,7 +156,7 @@ class DistributedSGDBase(SettingsMixin):
             mode=self.mode,
             max_staleness=self.max_staleness,
             round_size=self.round_size,
-            collect=self.collect,
+            collect=self._collected(),
             momentum=self._momentum(),
             max_iter=max_iter,
             tol=tol,

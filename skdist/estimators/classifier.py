@@ -92,7 +92,7 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         Whether ``coef_`` is the average over all steps, or all after that many rows. ``'auto'`` rates
         average anyway.
     mode : {'async', 'ssp', 'sync'}, default='async'
-        Consistency. ``'async'``: nobody waits for anybody. ``'ssp'``: a learner more than ``max_staleness``
+        Consistency. ``'async'``: nobody waits for who is late. ``'ssp'``: a learner more than ``max_staleness``
         of its rounds ahead of the slowest one waits for it. ``'sync'``: all rounds end together, and the next
         begins from the mean of where they ended.
     max_staleness : int, default=2
@@ -101,8 +101,8 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         Rows of a mini-batch step. ``'auto'`` is 64, less for small data.
     round_size : 'auto' or int, default='auto'
         ``B0``: rows of a standard round, which a learner trains between two exchanges with the server. On a
-        perfect link the default batch sizer gives half of it. ``'auto'`` makes a round last several times as
-        long as an exchange.
+        perfect link the default batch sizer gives half of it. ``'auto'`` makes a round last twice as long as
+        an exchange. Where an aggregator needs the volatility, rounds have two mini-batches at least.
     rate_adapter : 'auto', StalenessWindow or None, default='auto'
         Scales updates by their staleness; ``'auto'`` is ``StalenessWindow()``, None applies them in full.
     batch_sizer : 'auto', LatencyBatchSizer or None, default='auto'
@@ -118,7 +118,7 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         the same weight per step.
     collect : 'auto' or int, default='auto'
         Updates that the server collects and applies together. ``'auto'`` is one of each learner in async
-        mode, without waiting for those that are late, and 1 in ssp mode; sync mode takes one of each anyway.
+        mode, without waiting for those that are late, and 1 in ssp mode; sync mode takes one of each.
         Learners train on meanwhile.
     server_momentum : 'auto' or float, default='auto'
         Nesterov momentum of the server, in [0, 1), at most ``1 - 1/n`` for n learners. The mean of n learners

@@ -602,3 +602,9 @@ def test_momentum_is_refused_where_updates_are_applied_alone(params):
     X, y = problem(2, 50)
     with pytest.raises(ValueError, match=r"server_momentum=0\.5"):
         DistributedSGDClassifier(server_momentum=0.5, **params).fit(X, y)
+
+
+def test_collecting_is_refused_where_each_learner_is_waited_for():
+    X, y = problem(2, 50)
+    with pytest.raises(ValueError, match="collect=3"):
+        DistributedSGDClassifier(mode="sync", collect=3).fit(X, y)
