@@ -104,8 +104,8 @@ class DistributedSGDBase(SettingsMixin):
     def _collected(self) -> str | int:
         if self.mode == "sync" and self.collect not in ("auto", 1):
             raise ValueError(
-                f"collect={self.collect!r} is not for mode='sync', which takes one update of each learner. Use "
-                "collect='auto', or mode='async'."
+                f"collect={self.collect!r} is not for mode='sync', which takes one update of each learner. "
+                "Use collect='auto', or mode='async'."
             )
         collect: str | int = self.collect
         return collect

@@ -22,10 +22,10 @@ _active: ContextVar[SimulatedCluster | None] = ContextVar("skdist_simulated_clus
 class SimulatedCluster:
     """A cluster with given speeds and links, under a virtual clock.
 
-    A context manager: inside it, in the same thread, `fit` with rows in memory trains here. The rows are dealt
-    out in order, learner 0 holds the first ones. Every learner is a worker of one thread. All times are virtual
-    seconds, also in ``history_``; the computation is real, but nobody waits for anything. The same seed gives
-    the same run to the bit.
+    A context manager: inside it, in the same thread, `fit` with rows in memory trains here. The rows are
+    dealt out in order, learner 0 holds the first ones. Every learner is a worker of one thread. All times are
+    virtual seconds, also in ``history_``; the computation is real, but nobody waits for anything. The same
+    seed gives the same run to the bit.
 
     Parameters
     ----------
