@@ -93,8 +93,8 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         average anyway.
     mode : {'async', 'ssp', 'sync'}, default='async'
         Consistency. ``'async'``: nobody waits for who is late. ``'ssp'``: a learner more than
-        ``max_staleness`` of its rounds ahead of the slowest one waits for it. ``'sync'``: all rounds end together, and the next
-        begins from the mean of where they ended.
+        ``max_staleness`` of its rounds ahead of the slowest one waits for it. ``'sync'``: all rounds end
+        together, and the next begins from the mean of where they ended.
     max_staleness : int, default=2
         For ``mode='ssp'``, in rounds.
     batch_size : 'auto' or int, default='auto'
