@@ -107,7 +107,7 @@ def build_model(
         weights = moments.weight / moments.rows, moments.weight_square / moments.rows, moments.heaviest
         spread = label_spread(class_weights) if LOSSES[loss].probabilities else 1.0
         step = learning_rate.step_size(
-            LOSSES[loss].curvature, norm, moments.alignment, batch, weights, spread
+            LOSSES[loss].curvature, norm, moments.alignment, batch, weights, spread, moments.sparse
         )
         schedule = Schedule(CONSTANT, step, adaptive=True, average_from=0.0)
     else:

@@ -54,14 +54,15 @@ class AutoRate(BaseEstimator):
     Features are centred and scaled inside the step by their first and second moments, and the step size
     is the inverse of the curvature that the mean squared row norm then bounds::
 
-        eta = scale / (L n) * min(1.5 / (a v mean(w)), b/16 mean(w) / (v mean(w^2)), 1.5 b / max(w))
+        eta = scale / (L n) * min(1.5 / (a v mean(w)), b/8 mean(w) / (v mean(w^2)), 1.5 b / max(w))
         n = mean_i (1 + sum_j scale_j (x_ij - center_j)^2)
 
-    with the curvature ``L`` of the loss (1/4 for log_loss), sample weights ``w``, ``b`` rows in a step,
-    and the alignment ``a`` of the features, the share of the norm ``n`` that may lie in one direction. The
-    ``v`` is the share of the curvature that the labels leave (`label_spread`): 1 for balanced ones. The
-    first bound keeps steps stable, the second their noise low, the third holds for the heaviest row alone.
-    The step stays constant; the model is the running average of the iterates, so no horizon has to be known.
+    with the curvature ``L`` of the loss (1/4 for log_loss), sample weights ``w``, ``b`` rows in a step, the
+    alignment ``a`` of the features, the share of the norm ``n`` that may lie in one direction, and ``v``, the
+    share of the curvature that the labels leave (`label_spread`): 1 for balanced ones. The first bound keeps
+    steps stable, the second their noise low (``b/16`` for sparse rows), the third holds for the heaviest row
+    alone. The step stays constant; the model is the running average of the iterates, so no horizon has to be
+    known.
 
     Parameters
     ----------
@@ -92,6 +93,7 @@ class AutoRate(BaseEstimator):
         batch_size: int,
         weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
         spread: float = 1.0,
+        sparse: bool = False,
     ) -> float:
         """Return ``eta``.
 
@@ -109,9 +111,11 @@ class AutoRate(BaseEstimator):
             Mean, mean square and maximum of the sample weights.
         spread : float
             Share of the curvature that the labels leave on average, in (0, 1].
+        sparse : bool
+            Whether few rows have each feature: the noise of its steps is then twice what all rows suggest.
         """
         mean, square, most = weights
-        stable, quiet = 1.5 / (alignment * mean), batch_size / 8 * mean / square
+        stable, quiet = 1.5 / (alignment * mean), batch_size / (16 if sparse else 8) * mean / square
         bounds = stable / spread, quiet / spread, 1.5 * batch_size / most
         return self.scale * min(bounds) / (curvature * mean_square_norm)
 

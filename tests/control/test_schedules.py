@@ -88,3 +88,10 @@ def test_auto_rate_is_stable_for_all_and_for_one_row(scale, curvature, norm, ali
 def test_auto_rate_needs_a_positive_scale():
     with pytest.raises(ValueError, match="scale"):
         AutoRate(scale=0.0)._validate_params()
+
+
+def test_steps_on_sparse_rows_are_half_as_long_where_noise_bounds_them():
+    data = 0.25, 100.0, 1e-3, 16
+    assert AutoRate().step_size(*data, sparse=True) == 0.5 * AutoRate().step_size(*data)
+    stable = 0.25, 100.0, 1.0, 512
+    assert AutoRate().step_size(*stable, sparse=True) == AutoRate().step_size(*stable)
