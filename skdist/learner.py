@@ -72,7 +72,7 @@ class Learner:
         Duration of the last exchange, set by whoever runs the visit loop; 0 where the server is a function
         call away.
     seconds_waited : float
-        Time in the present visit that it could only wait.
+        Time in the present visit that it could only wait for others.
     rounds : int
         Rounds trained in the present visit.
     seconds_compute : float
@@ -331,5 +331,6 @@ def _awaited(learner: Learner) -> Generator[Listen, Answer | None, Answer]:
     before = learner.clock()
     reply = yield AWAIT
     assert reply is not None
-    learner.seconds_waited += learner.clock() - before
+    # Its own exchange is no waiting for others: a slow link is part of a learner's speed.
+    learner.seconds_waited += min(learner.clock() - before, reply.seconds_held)
     return reply

@@ -243,7 +243,7 @@ class VisitReport:
     last_epoch : int
         As in `Answer`.
     seconds_waited : float
-        Part of the duration in which the learner had nothing to do but to wait for an answer.
+        Part of the duration in which the learner had nothing to do but to wait for others.
     seconds_free : float
         Before the visit: how long its slot on the worker had stood free; not part of the duration.
     rounds : int
