@@ -89,7 +89,9 @@ def test_modes_in_which_learners_wait_visit_every_row(client, persisted, params)
     assert len(set(rounds.worker)) == 2
     if params["mode"] == "sync":
         assert (rounds.staleness == 0).all()
-        assert rounds.groupby("version").weight.sum().to_numpy() == pytest.approx(1.0)
+        # Also where one is through with its rows before the other.
+        versions = rounds.groupby("version").weight
+        assert versions.sum().to_numpy() == pytest.approx(versions.size().to_numpy() / 2)
         assert np.isfinite(rounds.volatility[rounds.steps > 1]).all()
 
 
