@@ -18,9 +18,10 @@ from skdist.control.pressure import PressurePlanner
 from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor, checks_per_epoch
 from skdist.history import History, PlanRecord, VisitRecord
+from skdist.journal import Outcome
 from skdist.learner import Learner
 from skdist.messages import Link, Visit, VisitReport
-from skdist.server import Outcome, ParameterServer
+from skdist.server import ParameterServer
 
 #: How much longer many learners take to show progress, as a power of how much less they move per row.
 SLOWDOWN_POWER = 0.2

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from skdist.history import EpochRecord, RoundRecord
 from skdist.parameters import Pending
@@ -15,6 +18,33 @@ class _Epoch:
     loss: float = 0.0
     began: float = math.inf
     ended: float = 0.0
+
+
+class Outcome(NamedTuple):
+    """What a server has to say at the end.
+
+    Attributes
+    ----------
+    state : ndarray
+        Final parameters.
+    version : int
+        Versions made.
+    clock : float
+        Sequential steps made.
+    rounds : list of RoundRecord
+        All rounds.
+    epochs : list of EpochRecord
+        All epochs.
+    converged : bool
+        Whether the convergence monitor ended the fit.
+    """
+
+    state: np.ndarray
+    version: int
+    clock: float
+    rounds: list[RoundRecord]
+    epochs: list[EpochRecord]
+    converged: bool
 
 
 class Journal:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +20,7 @@ from skdist.control.roster import Member, Roster
 from skdist.control.schedules import Schedule
 from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor
-from skdist.history import EpochRecord, RoundRecord
-from skdist.journal import Journal
+from skdist.journal import Journal, Outcome
 from skdist.messages import Answer, Join, Update, Visit
 from skdist.parameters import Parameters, Pending
 
@@ -44,33 +43,6 @@ class _Attempt:
     started: int = 0
     staleness: float = math.nan
     arrived: float = 0.0
-
-
-class Outcome(NamedTuple):
-    """What a server has to say at the end.
-
-    Attributes
-    ----------
-    state : ndarray
-        Final parameters.
-    version : int
-        Versions made.
-    clock : float
-        Sequential steps made.
-    rounds : list of RoundRecord
-        All rounds.
-    epochs : list of EpochRecord
-        All epochs.
-    converged : bool
-        Whether the convergence monitor ended the fit.
-    """
-
-    state: np.ndarray
-    version: int
-    clock: float
-    rounds: list[RoundRecord]
-    epochs: list[EpochRecord]
-    converged: bool
 
 
 class ParameterServer:
@@ -263,7 +235,7 @@ class ParameterServer:
             # The staleness of an update becomes part of the window only for the rounds after it.
             self._roster.met(learner, late)
             if not self._gate.collective and len(self._pending) >= self._collect:
-                self._apply(now)
+                self._apply()
             if self._gate.open:
                 return self._answer(attempt, member, now)
             self._gate.arrive(learner, now)
@@ -331,7 +303,7 @@ class ParameterServer:
         """Apply what is pending and return the outcome."""
         with self._lock:
             if self._pending:
-                self._apply(self._now())
+                self._apply()
             p, journal = self._parameters, self._journal
             return Outcome(p.state, p.version, p.clock, journal.rounds, journal.epochs(), self._converged)
 
@@ -385,7 +357,7 @@ class ParameterServer:
             if not self._gate.close(now):
                 return []
             if self._pending:
-                self._apply(now)
+                self._apply()
         released = []
         for name in self._gate.released():
             attempt = self._waiting.pop(name)
@@ -396,7 +368,7 @@ class ParameterServer:
             attempt.ticket = None
         return released
 
-    def _apply(self, now: float) -> None:
+    def _apply(self) -> None:
         """Make the next version of the pending updates."""
         pending, self._pending = self._pending, []
         learners = self._collect

@@ -15,8 +15,9 @@ from distributed.protocol import to_serialize
 
 from skdist.exceptions import ServerLostError
 from skdist.fitting import FitSettings, build_server
+from skdist.journal import Outcome
 from skdist.messages import Answer, Join, Update
-from skdist.server import Outcome, ParameterServer
+from skdist.server import ParameterServer
 
 #: An answer that the gate holds back is waited for this long in one call.
 HOLD_SECONDS = 5.0

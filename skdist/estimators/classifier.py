@@ -110,7 +110,8 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
     planner : 'auto', PressurePlanner or None, default='auto'
         How many visits a worker trains at once and how many wait there, by the load of its rounds; while a
         visit waits, its partition is loaded. ``'auto'`` is ``PressurePlanner()``, None trains one visit per
-        thread and lets one wait.
+        thread and lets one wait. There is nothing to plan in this process, nor where sync mode has fixed
+        shares.
     aggregator : 'auto', 'uniform', InverseVolatility or None, default='auto'
         How updates that are applied together are weighted: those of a round of ``mode='sync'`` and those
         that ``collect`` collects. ``'auto'`` is ``InverseVolatility()`` in sync mode, as the method has it,
