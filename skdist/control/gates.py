@@ -49,7 +49,7 @@ class Gate:
     ----------
     bound : float
         A learner that is more than this many rounds ahead of the slowest member waits; ``inf`` for
-        asynchronous training. Where rounds are collective they bound it themselves.
+        asynchronous training, 0 where all rounds end together.
     collective : bool
         Whether the updates of a round are applied together when all members have sent theirs.
     strict : bool
@@ -235,7 +235,7 @@ def gate_of(
     """
     lease = first_lease_seconds
     if mode == "sync":
-        return Gate(collective=True, first_lease_seconds=lease)
+        return Gate(0, collective=True, first_lease_seconds=lease)
     if mode == "ssp":
         return Gate(max_staleness, first_lease_seconds=lease)
     return Gate(collective=collect == "auto", strict=False, first_lease_seconds=lease)
