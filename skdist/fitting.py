@@ -24,10 +24,10 @@ from skdist.messages import Link, Visit, VisitReport
 from skdist.server import ParameterServer
 
 #: How much longer many learners take to show progress, as a power of how much less they move per row.
-SLOWDOWN_POWER = 0.2
+SLOWDOWN_POWER = 0.25
 
 #: Of the server, where it makes a version of an update of each learner.
-MOMENTUM = 0.8
+MOMENTUM = 0.86
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,9 @@ class Parameters:
         Weighs updates that are applied together; None weighs them equally.
     momentum : float
         Nesterov's, at most ``1 - 1/n`` for n learners: the mean of n learners moves n times less per row than
-        one learner, and momentum ``m`` gives a factor ``1 / (1 - m)`` of that back.
+        one learner, and momentum ``m`` gives a factor ``1 / (1 - m)`` of that back. It moves ``state[0]``,
+        the iterate. A running average, ``state[1]``, follows the iterates by itself: with a velocity of its
+        own it would overshoot them.
 
     Attributes
     ----------
@@ -122,8 +124,8 @@ class Parameters:
                 change += weight * item.scale * (item.update.state - item.base)
             if momentum:
                 before = self._velocity if self._velocity is not None else 0.0
-                self._velocity = momentum * before + change
-                change += momentum * self._velocity
+                self._velocity = momentum * before + change[0]
+                change[0] += momentum * self._velocity
             self.state = present + change
         self.version += 1
         for item, weight in zip(pending, weights, strict=True):

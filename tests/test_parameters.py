@@ -56,7 +56,7 @@ def test_what_began_elsewhere_adds_what_it_learned():
 
 
 def test_momentum_is_that_of_nesterov_and_at_most_one_less_one_over_n():
-    parameters, velocity, expected = Parameters(np.zeros(1), momentum=0.8), 0.0, 0.0
+    parameters, velocity, expected = Parameters(np.zeros((1, 1)), momentum=0.8), 0.0, 0.0
     for change in (1.0, -0.5, 2.0):
         ends = [
             pending(parameters.state + 2 * change, parameters.state, 0),
@@ -68,11 +68,21 @@ def test_momentum_is_that_of_nesterov_and_at_most_one_less_one_over_n():
         assert parameters.state == pytest.approx(expected)
 
 
+def test_the_running_average_has_no_velocity():
+    parameters = Parameters(np.zeros((2, 3)), momentum=0.5)
+    for _ in range(3):
+        base = parameters.state
+        end = base + np.array([[1.0], [0.25]])
+        parameters.apply([pending(end, base, i) for i in range(2)], learners=2, share=1.0)
+    np.testing.assert_allclose(parameters.state[1], 0.75)
+    assert (parameters.state[0] > 3.0).all()
+
+
 def test_momentum_fades_with_staleness():
-    fresh, stale = (Parameters(np.zeros(1), momentum=0.6) for _ in range(2))
+    fresh, stale = (Parameters(np.zeros((1, 1)), momentum=0.6) for _ in range(2))
     for parameters, staleness in ((fresh, 0.0), (stale, 2.0)):
-        base = np.zeros(1)
-        parameters.apply([pending(np.ones(1), base, i, staleness=staleness) for i in range(4)], 4, 1.0)
+        base = np.zeros((1, 1))
+        parameters.apply([pending(np.ones((1, 1)), base, i, staleness=staleness) for i in range(4)], 4, 1.0)
     assert fresh.state == pytest.approx(1.6)
     assert stale.state == pytest.approx(1.2)
 

@@ -123,8 +123,8 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         Learners train on meanwhile.
     server_momentum : 'auto' or float, default='auto'
         Nesterov momentum of the server, in [0, 1), at most ``1 - 1/n`` for n learners. The mean of n learners
-        moves n times less per row than one learner; momentum gives that back. ``'auto'`` is 0.8 in async mode
-        with ``collect='auto'`` and 0 elsewhere.
+        moves n times less per row than one learner; momentum gives that back. ``'auto'`` is 0.86 in async
+        mode with ``collect='auto'`` and 0 elsewhere.
     client : distributed.Client or None, default=None
         Trains there. None takes the active client for Dask collections and for in-memory data above
         64 MB; without one, Dask collections train on a temporary in-process cluster and in-memory data in

@@ -18,6 +18,9 @@ from skdist.models.moments import Moments
 from skdist.models.noise import GradientNoise
 from skdist.models.partition import Partition, row_order, rows_per_page
 
+#: The average of adaptive schedules weighs the iterate after t steps by about this power of t.
+AVERAGE_POWER = 8.0
+
 #: Given to the kernels where nobody asks for the noise; they leave it empty.
 UNOBSERVED = GradientNoise((0, 0))
 
@@ -29,8 +32,7 @@ class LinearModel:
     Conventions
     -----------
     ``state`` has shape (n_states, n_problems, n_features + 1) for dense rows and (n_states, n_features + 1,
-    n_problems) for sparse ones: the iterate and, under averaging, its average. The server moves both alike
-    and needs to know of neither.
+    n_problems) for sparse ones: the iterate and, under averaging, its running average.
 
     Attributes
     ----------
@@ -169,7 +171,7 @@ class LinearModel:
         """
         schedule = self.schedule
         average_from = schedule.average_from if self.averaged else 0.0
-        power = 3.0 if schedule.adaptive else 0.0
+        power = AVERAGE_POWER if schedule.adaptive else 0.0
         least = 1000.0 * float(np.finfo(state.dtype).eps)
         codes, weights, X = as_input(partition.codes), as_input(partition.weights), partition.X
         order, scale, center = as_input(order), as_input(self.scale), as_input(self.center)

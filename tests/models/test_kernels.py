@@ -5,6 +5,7 @@ import pytest
 import scipy.sparse as sp
 
 from skdist.control.schedules import INVERSE_POWER, INVERSE_TIME, AutoRate
+from skdist.models.linear import AVERAGE_POWER
 from tests.fakes import linear_model, rows_of
 
 RATES = {
@@ -38,7 +39,7 @@ def reference(model, states, partition, order, start, stop, t):
     states = states.astype(np.float64)
     X, weights = partition.X.astype(np.float64), partition.weights.astype(np.float64)
     scale, center = model.scale.astype(np.float64), model.center.astype(np.float64)
-    power = 3.0 if model.schedule.adaptive else 0.0
+    power = AVERAGE_POWER if model.schedule.adaptive else 0.0
     total = 0.0
     for first in range(start, stop, model.batch_size):
         rows = order[first : min(first + model.batch_size, stop)]
