@@ -2,44 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, softmax
 from sklearn.utils.extmath import safe_sparse_dot
 
+from skdist.models.partition import as_numbers
+from skdist.models.targets import Numbers, combine_numbers, measure_numbers
 
-def on_rows(method: str, X: Any, coef: np.ndarray, intercept: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return what ``method`` says of rows.
 
-    Parameters
+class Linear(NamedTuple):
+    """What predictions are made of.
+
+    Attributes
     ----------
-    method : {'decision_function', 'predict', 'predict_proba'}
-        What to return.
-    X : ndarray or sparse of shape (n_rows, n_features)
     coef : ndarray of shape (n_problems, n_features)
+        Coefficients.
     intercept : ndarray of shape (n_problems,)
-    classes : ndarray of shape (n_classes,)
+        Intercepts.
+    classes : ndarray of shape (n_classes,) or None
+        Labels; None in a regression.
+    link : {'logistic', 'clipped', 'softmax'}
+        How scores become probabilities.
     """
-    scores = safe_sparse_dot(X, coef.T, dense_output=True) + intercept
-    if method == "decision_function":
-        return np.asarray(scores.ravel() if scores.shape[1] == 1 else scores)
-    if method == "predict":
-        codes = (scores[:, 0] > 0).astype(np.intp) if scores.shape[1] == 1 else scores.argmax(axis=1)
-        return np.asarray(classes[codes])
-    if scores.shape[1] == 1:
-        positive = expit(scores[:, 0])
-        return np.column_stack([1 - positive, positive])
-    shares = expit(scores)
+
+    coef: np.ndarray
+    intercept: np.ndarray
+    classes: np.ndarray | None = None
+    link: str = "logistic"
+
+    @classmethod
+    def of(cls, estimator: Any) -> Linear:
+        """Return what a fitted estimator predicts with."""
+        classes: Any = getattr(estimator, "classes_", None)
+        link = "clipped" if estimator.loss == "modified_huber" else "logistic"
+        if getattr(estimator, "multi_class", "ovr") == "multinomial" and len(classes) > 2:
+            link = "softmax"
+        return cls(np.atleast_2d(estimator.coef_), estimator.intercept_, classes, link)
+
+    def width(self, method: str) -> int:
+        """Return the columns of the result, 0 where it has one dimension."""
+        if method == "predict" or (method == "decision_function" and len(self.coef) == 1):
+            return 0
+        return len(self.coef) if method == "decision_function" or self.classes is None else len(self.classes)
+
+    def dtype(self, method: str) -> np.dtype:
+        """Return the dtype of the result."""
+        if method == "predict" and self.classes is not None:
+            return self.classes.dtype
+        return np.result_type(self.coef.dtype, np.float32)
+
+    def __call__(self, method: str, X: Any) -> np.ndarray:
+        """Return what ``method`` says of rows.
+
+        Parameters
+        ----------
+        method : {'decision_function', 'predict', 'predict_proba'}
+            What to return.
+        X : ndarray or sparse of shape (n_rows, n_features)
+        """
+        scores = safe_sparse_dot(X, self.coef.T, dense_output=True) + self.intercept
+        if method == "decision_function" or self.classes is None:
+            return np.asarray(scores.ravel() if scores.shape[1] == 1 else scores)
+        if method == "predict":
+            codes = (scores[:, 0] > 0).astype(np.intp) if scores.shape[1] == 1 else scores.argmax(axis=1)
+            return np.asarray(self.classes[codes])
+        return _probabilities(scores, self.link)
+
+
+def _probabilities(scores: np.ndarray, link: str) -> np.ndarray:
+    if link == "softmax":
+        return np.asarray(softmax(scores, axis=1))
+    shares = (np.clip(scores, -1, 1) + 1) / 2 if link == "clipped" else expit(scores)
+    if shares.shape[1] == 1:
+        return np.column_stack([1 - shares[:, 0], shares[:, 0]])
     total = shares.sum(axis=1, keepdims=True)
     # Where every problem says no beyond the smallest number, all classes are alike.
     shares[total[:, 0] == 0] = 1
     return np.asarray(shares / np.where(total == 0, scores.shape[1], total))
 
 
-def on_block(
-    block: Any, method: str, coef: np.ndarray, intercept: np.ndarray, classes: np.ndarray
-) -> np.ndarray:
+def on_block(block: Any, method: str, linear: Linear) -> np.ndarray:
     """Return what ``method`` says of a block of a collection."""
     from skdist.models.partition import convert_rows
 
@@ -47,7 +92,7 @@ def on_block(
     values = rows.data if hasattr(rows, "indptr") else rows
     if not np.isfinite(values).all():
         raise ValueError("X contains NaN or infinity.")
-    return on_rows(method, rows, coef, intercept, classes)
+    return linear(method, rows)
 
 
 def on_collection(estimator: Any, method: str, X: Any) -> Any:
@@ -56,36 +101,34 @@ def on_collection(estimator: Any, method: str, X: Any) -> Any:
 
     names = np.asarray(X.columns, dtype=object) if hasattr(X, "columns") else None
     check_features(estimator, names, int(X.shape[1]), reset=False)
-    coef, intercept, classes = estimator.coef_, estimator.intercept_, estimator.classes_
-    columns = len(classes) if method == "predict_proba" else len(coef)
-    flat = method == "predict" or (method == "decision_function" and len(coef) == 1)
-    dtype = classes.dtype if method == "predict" else np.result_type(coef.dtype, np.float32)
-    meta = np.empty((0,) if flat else (0, 0), dtype=dtype)
-    arguments = {"method": method, "coef": coef, "intercept": intercept, "classes": classes}
+    linear = Linear.of(estimator)
+    width, dtype = linear.width(method), linear.dtype(method)
+    meta = np.empty((0, 0) if width else (0,), dtype=dtype)
     if hasattr(X, "columns"):
         blocks = X.to_delayed()
         import dask
 
         work = dask.delayed(on_block, pure=True)
-        shape = (np.nan,) if flat else (np.nan, columns)
+        shape = (np.nan, width) if width else (np.nan,)
         return da.concatenate(
-            [da.from_delayed(work(block, **arguments), shape, meta=meta) for block in blocks]
+            [da.from_delayed(work(block, method, linear), shape, meta=meta) for block in blocks]
         )
     if len(X.chunks[1]) > 1:
         X = X.rechunk({1: -1})
     return da.map_blocks(
         on_block,
         X,
-        **arguments,
+        method=method,
+        linear=linear,
         dtype=dtype,
         meta=meta,
-        chunks=(X.chunks[0],) if flat else (X.chunks[0], (columns,)),
-        drop_axis=[1] if flat else [],
+        chunks=(X.chunks[0], (width,)) if width else (X.chunks[0],),
+        drop_axis=[] if width else [1],
     )
 
 
-def accuracy_on_collections(estimator: Any, X: Any, y: Any, sample_weight: Any) -> float:
-    """Return the mean accuracy, computed where the data is."""
+def score_on_collections(estimator: Any, X: Any, y: Any, sample_weight: Any) -> float:
+    """Return the mean accuracy of a classifier, R^2 of a regressor, computed where the data is."""
     import dask
     import dask.array as da
 
@@ -107,13 +150,16 @@ def accuracy_on_collections(estimator: Any, X: Any, y: Any, sample_weight: Any) 
             f"X and y have different numbers of partitions: {predicted.npartitions} and "
             f"{truth.npartitions}. Repartition one like the other."
         )
-    count = dask.delayed(_hits, pure=True)
+    classifies = hasattr(estimator, "classes_")
+    count = dask.delayed(_hits if classifies else _squares, pure=True)
     parts = [count(*blocks) for blocks in zip(*(p.to_delayed().ravel() for p in pieces), strict=True)]
     client = estimator.client
     if client is not None:
         totals = client.gather(client.compute(parts))
     else:
         totals = dask.compute(*parts)
+    if not classifies:
+        return _explained(totals)
     hits, weight = np.sum(totals, axis=0)
     return float(hits / weight)
 
@@ -129,18 +175,36 @@ def _like(values: Any, predicted: Any) -> Any:
     return da.from_array(np.asarray(values), chunks=(predicted.chunks[0],))
 
 
-def _hits(predicted: Any, truth: Any, weights: Any = None) -> np.ndarray:
+def _aligned(predicted: Any, truth: Any, weights: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     truth = np.asarray(truth).ravel()
     if len(predicted) != len(truth):
         raise ValueError(f"X and y have different lengths: {len(predicted)} rows of X, {len(truth)} of y.")
-    predicted = np.asarray(predicted)
+    factor = np.ones(len(truth)) if weights is None else np.asarray(weights, dtype=float).ravel()
+    return np.asarray(predicted), truth, factor
+
+
+def _hits(predicted: Any, truth: Any, weights: Any = None) -> np.ndarray:
+    predicted, truth, factor = _aligned(predicted, truth, weights)
     if _is_text(truth) != _is_text(predicted):
         raise ValueError(
             f"Mix of label input types (string and number): the classes are {predicted.dtype}, y is "
             f"{truth.dtype}. Convert y to the type that the classifier was fitted with."
         )
-    factor = np.ones(len(truth)) if weights is None else np.asarray(weights, dtype=float).ravel()
     return np.array([float(factor @ (predicted == truth)), float(factor.sum())])
+
+
+def _squares(predicted: Any, truth: Any, weights: Any = None) -> tuple[float, Numbers]:
+    """Return the weighted squared error of a block, and the spread of its targets."""
+    predicted, truth, factor = _aligned(predicted, truth, weights)
+    numbers = as_numbers(truth, np.dtype(np.float64))
+    return float(factor @ (numbers - predicted) ** 2), measure_numbers(numbers, factor)
+
+
+def _explained(parts: Sequence[tuple[float, Numbers]]) -> float:
+    error, targets = sum(part for part, _ in parts), combine_numbers([numbers for _, numbers in parts])
+    if targets.deviation == 0.0:
+        return 1.0 if error == 0.0 else 0.0  # as scikit-learn has it
+    return 1.0 - error / targets.deviation
 
 
 def _is_text(labels: np.ndarray) -> bool:

@@ -60,11 +60,6 @@ def test_optimal_needs_a_penalty():
         named_schedule("optimal", **{**RATES, "alpha": 0.0})
 
 
-def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="'adaptive'"):
-        named_schedule("adaptive", **RATES)
-
-
 @settings(deadline=None, max_examples=50)
 @given(
     scale=st.floats(0.01, 10),
