@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from skdist.control.schedules import CONSTANT, AutoRate, Schedule, named_schedule
+from skdist.control.schedules import CONSTANT_PASSES, LATE_DECAY, AutoRate, Schedule, named_schedule
 from skdist.models.linear import LinearModel, sweep_interval
 from skdist.models.losses import LOSSES
 from skdist.models.moments import Moments, measure
@@ -116,7 +116,8 @@ def build_model(
             learning_rate.step_size(curvature, norm, moments.alignment, batch, w, spread, moments.sparse)
             for w in weights
         )
-        schedule = Schedule(CONSTANT, step, adaptive=True, average_from=0.0)
+        until = CONSTANT_PASSES * max(moments.rows / batch, 1.0)
+        schedule = Schedule(LATE_DECAY, step, until, adaptive=True, average_from=0.0)
     else:
         scale, center = np.ones(n_features), np.zeros(n_features)
         # scikit-learn counts rows before averaging starts, steps here are mini-batches.

@@ -37,7 +37,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from skdist.control.schedules import INVERSE_POWER, INVERSE_TIME, PASSIVE_AGGRESSIVE_1
+from skdist.control.schedules import (
+    INVERSE_POWER,
+    INVERSE_TIME,
+    LATE_DECAY,
+    LATE_POWER,
+    PASSIVE_AGGRESSIVE_1,
+)
 from skdist.models.compile import kernel
 from skdist.models.loss_kernels import fill_gradients
 
@@ -49,6 +55,8 @@ def step_size(schedule, eta0, parameter, t):
         return eta0 * parameter / (parameter + t)
     if schedule == INVERSE_POWER:
         return eta0 / (1.0 + t) ** parameter
+    if schedule == LATE_DECAY:
+        return eta0 / max(t / parameter, 1.0) ** LATE_POWER
     return eta0
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skdist.control.schedules import (
+from skdist.control.schedules import , LATE_DECAY, Schedule(
     CONSTANT,
     INVERSE_POWER,
     INVERSE_TIME,
@@ -58,6 +58,12 @@ def test_invscaling_and_constant():
 def test_optimal_needs_a_penalty():
     with pytest.raises(ValueError, match="alpha > 0"):
         named_schedule("optimal", **{**RATES, "alpha": 0.0})
+
+
+def test_late_decay_is_constant_and_then_shrinks():
+    schedule = Schedule(LATE_DECAY, 0.5, 100.0, adaptive=True)
+    assert [schedule.decay(t) for t in (0, 50, 100)] == [1.0, 1.0, 1.0]
+    assert schedule.decay(1600) == pytest.approx(8.0)
 
 
 @settings(deadline=None, max_examples=50)

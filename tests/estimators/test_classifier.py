@@ -457,7 +457,7 @@ def test_settings_with_bad_parameters_are_refused(params, name):
 
 def test_optimal_rate_without_penalty_is_refused():
     X, y = problem(2, 50)
-    with pytest.raises(ValueError, match="alpha > 0"):
+    with pytest.raises(ValueError, match="alpha must be > 0"):
         classifier(learning_rate="optimal", alpha=0.0).fit(X, y)
     classifier(learning_rate="optimal", penalty=None).fit(X, y)  # alpha still tells the rate
 

@@ -8,6 +8,7 @@ from scipy.special import logsumexp, softmax
 from skdist.control.schedules import (
     INVERSE_POWER,
     INVERSE_TIME,
+    LATE_DECAY,
     PASSIVE_AGGRESSIVE_1,
     PASSIVE_AGGRESSIVE_2,
     AutoRate,
@@ -44,6 +45,8 @@ def step_size(schedule, t):
         return schedule.eta0 * schedule.parameter / (schedule.parameter + t)
     if schedule.code == INVERSE_POWER:
         return schedule.eta0 / (1 + t) ** schedule.parameter
+    if schedule.code == LATE_DECAY:
+        return schedule.eta0 * min(1, schedule.parameter / max(t, 1)) ** 0.75
     return schedule.eta0
 
 
@@ -157,6 +160,13 @@ def test_without_intercept_it_does_not_move(rate, sparse):
     assert (coef != 0).all()
     if not sparse:
         compare(dataclasses.replace(model, seed=9), partition, 0, 61, 0.0, 1e-9)
+
+
+def test_long_training_shrinks_its_steps():
+    X, y = rows_of(61, 5, 3)
+    model, partition = linear_model(X, y, **RATES["auto"])
+    assert model.schedule.decay(500.0) > 2
+    compare(model, partition, 0, 61, 500.0, 1e-9)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 5, 64])
