@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from skdist.control.schedules import CONSTANT_PASSES, LATE_DECAY, AutoRate, Schedule, named_schedule
+from skdist.control.schedules import (
+    CONSTANT_PASSES,
+    CONSTANT_STEPS,
+    LATE_DECAY,
+    AutoRate,
+    Schedule,
+    named_schedule,
+)
 from skdist.models.linear import LinearModel, sweep_interval
 from skdist.models.losses import LOSSES
 from skdist.models.moments import Moments, measure
@@ -102,13 +109,15 @@ def build_model(
     factors = targets.factors(class_weight) if isinstance(targets, Classes) else np.zeros(0)
     ratio = {"l1": 1.0, "elasticnet": l1_ratio}.get(str(penalty), 0.0)
     strength = 0.0 if penalty is None else float(alpha)
-    kind, weights, spread = LOSSES[loss], [_weights_of(moments)], 1.0
+    kind, weights, spread, unit = LOSSES[loss], [_weights_of(moments)], 1.0, 1.0
     if isinstance(targets, Classes):
         weights = targets.weight_moments(factors, len(targets.labels) > 2 and not kind.joint)
         spread = targets.spread(factors) if kind.probabilities else 1.0
         curvature = kind.curvature_for(1.0, epsilon)
     else:
         curvature = kind.curvature_for(targets.spread, epsilon)
+        # Where rates are automatic, so is the unit of the targets.
+        unit = kind.of_mean(targets.spread, epsilon) if isinstance(learning_rate, AutoRate) else 1.0
     # The largest step along the gradient of all rows that no direction can make unstable.
     whole = scale / (curvature * spread * norm * moments.alignment * max(mean for mean, _, _ in weights))
     if isinstance(learning_rate, AutoRate):
@@ -116,7 +125,7 @@ def build_model(
             learning_rate.step_size(curvature, norm, moments.alignment, batch, w, spread, moments.sparse)
             for w in weights
         )
-        until = CONSTANT_PASSES * max(moments.rows / batch, 1.0)
+        until = max(CONSTANT_PASSES * moments.rows / batch, CONSTANT_STEPS)
         schedule = Schedule(LATE_DECAY, step, until, adaptive=True, average_from=0.0)
     else:
         scale, center = np.ones(n_features), np.zeros(n_features)
@@ -139,6 +148,7 @@ def build_model(
         l2=strength * (1.0 - ratio),
         epsilon=float(epsilon),
         class_weights=factors,
+        loss_unit=unit,
         final_pace=whole.astype(dtype) if strength * ratio > 0 else np.zeros(0, dtype),
         fit_intercept=bool(fit_intercept),
         batch_size=batch,

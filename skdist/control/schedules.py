@@ -14,9 +14,9 @@ from sklearn.utils._param_validation import Interval
 CONSTANT, INVERSE_TIME, INVERSE_POWER, LATE_DECAY = 0, 1, 2, 3
 PASSIVE_AGGRESSIVE_1, PASSIVE_AGGRESSIVE_2 = 4, 5
 
-#: Passes of one learner until the steps of `AutoRate` begin to shrink, and how fast they do: averages need a
-#: power between 1/2 and 1 (Polyak and Juditsky, 1992).
-CONSTANT_PASSES, LATE_POWER = 4.0, 0.75
+#: Passes of one learner until the steps of `AutoRate` begin to shrink, and steps at least; and how fast they
+#: do: averages need a power between 1/2 and 1 (Polyak and Juditsky, 1992).
+CONSTANT_PASSES, CONSTANT_STEPS, LATE_POWER = 4.0, 1024.0, 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Schedule:
     ----------
     code : int
         ``CONSTANT``: ``eta0``; ``INVERSE_TIME``: ``eta0 t0 / (t0 + t)``; ``INVERSE_POWER``:
-        ``eta0 / (1 + t)^power``; ``LATE_DECAY``: ``eta0 min(1, (t0 / t)^(3/4))``; the passive-aggressive ones:
+        ``eta0 / (1 + t)^power``; ``LATE_DECAY``: ``eta0 min(1, (t0 / t)^(3/4))``; passive-aggressive ones:
         a step of its own for each row, see `skdist.models.kernels`.
     eta0 : float
         The first step size.
@@ -70,7 +70,7 @@ class AutoRate(BaseEstimator):
     share of the curvature that the labels leave (see `skdist.models.targets`): 1 for balanced ones. The
     first bound keeps steps stable, the second their noise low (``b/16`` for sparse rows), the third holds for
     the heaviest row alone. The model is the running average of the iterates, so no horizon has to be known:
-    the step is constant for the steps of four passes, by when most fits are done, and then shrinks as
+    the step is constant for four passes and 1,024 steps, by when most fits are done, and then shrinks as
     ``t^(-3/4)``, so that long ones come to the minimum.
 
     Parameters

@@ -47,14 +47,14 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
         Passes over the data at most.
     tol : float or None, default=1e-3
         Training ends after the pass in which the training loss did not get below ``best - tol`` for
-        ``n_iter_no_change`` checks. With ``learning_rate='auto'`` large data is checked several times per
-        pass, else once.
+        ``n_iter_no_change`` checks. With ``learning_rate='auto'`` it is in units of the loss of predicting the
+        mean, whatever the unit of y, and large data is checked several times per pass, else once.
     shuffle : bool, default=True
         Whether to visit partitions and rows in another order in each pass.
     verbose : int, default=0
         1 prints progress.
     epsilon : float, default=0.1
-        Of 'huber', which is linear beyond it, and of the epsilon-insensitive losses, which are zero up to it.
+        Of 'huber', which is linear beyond it, and of the epsilon-insensitive losses, zero up to it.
     n_jobs : int or None, default=None
         Threads when training in this process; None is 1, -1 all processors.
     random_state : int, RandomState or None, default=None

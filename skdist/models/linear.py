@@ -61,6 +61,8 @@ class LinearModel:
         Factors of the sample weights by class; none where empty.
     final_pace : ndarray of shape (n_features,) or (0,)
         Step sizes of the last proximal step, see `coefficients`; only with an l1 penalty.
+    loss_unit : float
+        What an improvement of the loss is measured in.
     sweep : int
         Steps between two looks at all coefficients; sparse only.
     shuffle : bool
@@ -88,6 +90,7 @@ class LinearModel:
     epsilon: float = 0.0
     class_weights: np.ndarray = field(default_factory=lambda: np.zeros(0))
     final_pace: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    loss_unit: float = 1.0
     sweep: int = 1
     shuffle: bool = True
     seed: int = 0

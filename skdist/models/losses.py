@@ -68,6 +68,15 @@ class Loss:
             return self.curvature * min(1.0, epsilon / spread) if epsilon else 1.0
         return self.curvature
 
+    def of_mean(self, spread: float, epsilon: float) -> float:
+        """Return about the loss of predicting the mean, for targets with this standard deviation."""
+        beyond = max(spread - epsilon, 0.1 * spread)
+        if self.code == HUBER:
+            return spread**2 / 2 if spread <= epsilon else epsilon * (spread - epsilon / 2)
+        if self.code == EPSILON_INSENSITIVE:
+            return beyond
+        return beyond**2 if self.code == SQUARED_EPSILON_INSENSITIVE else spread**2 / 2
+
     @property
     def joint(self) -> bool:
         """Whether the problems of a row have one loss together."""

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skdist.control.schedules import , LATE_DECAY, Schedule(
+from skdist.control.schedules import (
     CONSTANT,
     INVERSE_POWER,
     INVERSE_TIME,
+    LATE_DECAY,
     AutoRate,
     Schedule,
     named_schedule,
