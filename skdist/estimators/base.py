@@ -20,6 +20,7 @@ from skdist.control.pressure import PressurePlanner
 from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
 from skdist.estimators import prediction
+from skdist.estimators.coefficients import CoefficientsMixin, dense
 from skdist.estimators.plan import Past, Plan, Training, train_in_process, train_simulated
 from skdist.estimators.routing import choose_client, is_collection
 from skdist.estimators.settings import SettingsMixin
@@ -28,7 +29,7 @@ from skdist.models.partition import bytes_of
 from skdist.simulator import active_cluster
 
 
-class DistributedSGDBase(SettingsMixin):
+class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
     """What all estimators share; parameters and attributes are those of the estimators."""
 
     #: Values that scikit-learn has and we have not yet, and what to do instead.
@@ -203,7 +204,7 @@ class DistributedSGDBase(SettingsMixin):
         return X, y, sample_weight
 
     def _past(self) -> Past:
-        return Past(self.coef_, self.intercept_, self._training, self.classes_, self.history_)
+        return Past(dense(self.coef_), self.intercept_, self._training, self.classes_, self.history_)
 
     def _adopt(
         self, plan: Plan, result: FitResult, *, keep_history: bool, tol: float | None
@@ -233,9 +234,12 @@ class DistributedSGDBase(SettingsMixin):
         return self
 
     def __sklearn_tags__(self) -> Any:
-        """Sparse input is accepted."""
+        """Sparse input is accepted; only one learner, or fixed shares in sync mode, repeat to the bit."""
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        alone = self.client is None and self.n_jobs in (None, 1)
+        fixed_shares = self.mode == "sync" and self.round_size != "auto" and self.batch_sizer is None
+        tags.non_deterministic = not (alone or fixed_shares)
         return tags
 
 

@@ -369,6 +369,22 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         """
         return self._predict("predict_proba", X)
 
+    @available_if(_estimates_probabilities)
+    def predict_log_proba(self, X: Any) -> Any:
+        """Return the logarithm of `predict_proba`; -inf where a probability is zero.
+
+        Parameters
+        ----------
+        X
+            As in `decision_function`.
+
+        Returns
+        -------
+        ndarray or lazy dask Array of shape (n_samples, n_classes)
+            Columns in the order of ``classes_``.
+        """
+        return self._predict("predict_log_proba", X)
+
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the mean accuracy; on Dask collections it is computed on the cluster.
 

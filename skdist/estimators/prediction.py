@@ -14,10 +14,10 @@ def on_rows(method: str, X: Any, coef: np.ndarray, intercept: np.ndarray, classe
 
     Parameters
     ----------
-    method : {'decision_function', 'predict', 'predict_proba'}
+    method : {'decision_function', 'predict', 'predict_proba', 'predict_log_proba'}
         What to return.
     X : ndarray or sparse of shape (n_rows, n_features)
-    coef : ndarray of shape (n_problems, n_features)
+    coef : ndarray or sparse of shape (n_problems, n_features)
     intercept : ndarray of shape (n_problems,)
     classes : ndarray of shape (n_classes,)
     """
@@ -27,6 +27,13 @@ def on_rows(method: str, X: Any, coef: np.ndarray, intercept: np.ndarray, classe
     if method == "predict":
         codes = (scores[:, 0] > 0).astype(np.intp) if scores.shape[1] == 1 else scores.argmax(axis=1)
         return np.asarray(classes[codes])
+    if method == "predict_log_proba":
+        with np.errstate(divide="ignore"):
+            return np.log(_probabilities(scores))
+    return _probabilities(scores)
+
+
+def _probabilities(scores: np.ndarray) -> np.ndarray:
     if scores.shape[1] == 1:
         positive = expit(scores[:, 0])
         return np.column_stack([1 - positive, positive])
@@ -57,8 +64,9 @@ def on_collection(estimator: Any, method: str, X: Any) -> Any:
     names = np.asarray(X.columns, dtype=object) if hasattr(X, "columns") else None
     check_features(estimator, names, int(X.shape[1]), reset=False)
     coef, intercept, classes = estimator.coef_, estimator.intercept_, estimator.classes_
-    columns = len(classes) if method == "predict_proba" else len(coef)
-    flat = method == "predict" or (method == "decision_function" and len(coef) == 1)
+    n_problems = coef.shape[0]
+    columns = n_problems if method == "decision_function" else len(classes)
+    flat = method == "predict" or (method == "decision_function" and n_problems == 1)
     dtype = classes.dtype if method == "predict" else np.result_type(coef.dtype, np.float32)
     meta = np.empty((0,) if flat else (0, 0), dtype=dtype)
     arguments = {"method": method, "coef": coef, "intercept": intercept, "classes": classes}
