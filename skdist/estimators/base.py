@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from contextlib import nullcontext
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -27,6 +27,9 @@ from skdist.estimators.settings import SettingsMixin
 from skdist.fitting import FitResult, FitSettings
 from skdist.models.partition import bytes_of
 from skdist.simulator import active_cluster
+
+if TYPE_CHECKING:
+    from skdist.cluster.source import Source
 
 
 class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
@@ -171,10 +174,8 @@ class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
         if is_collection(X) or is_collection(y):
             if active_cluster() is not None:
                 raise ValueError("A simulated cluster trains on rows in memory; X is a Dask collection.")
-            from skdist.cluster.source import collection_source
-
-            source, names = collection_source(X, y, sample_weight)
-            prediction.check_features(self, names, int(X.shape[1]), reset=past is None or classes is None)
+            reset = past is None or classes is None
+            source = self._collection_source(X, y, sample_weight, reset)
             with choose_client(self.client, X if is_collection(X) else y) as client:
                 result = _train_on_cluster(client, source, plan, settings)
         else:
@@ -191,6 +192,16 @@ class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
                     source = memory_source(X, y, sample_weight)
                     result = _train_on_cluster(client, source, plan, settings)
         return self._adopt(plan, result, keep_history=classes is not None and past is not None, tol=tol)
+
+    def _collection_source(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> Source:
+        from skdist.cluster.source import collection_source  # here, as it loads distributed
+
+        if not is_collection(X):  # beside a collection y
+            rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset)
+            return collection_source(rows, y, sample_weight)
+        source = collection_source(X, y, sample_weight)
+        prediction.check_features(self, X, reset)
+        return source
 
     def _validated(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
         X, y = validate_data(

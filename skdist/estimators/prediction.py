@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy.special import expit
 from sklearn.utils.extmath import safe_sparse_dot
+from sklearn.utils.validation import validate_data
+
+from skdist.estimators.routing import is_collection
+from skdist.models.partition import convert_rows, frame_to_numpy
 
 
 def on_rows(method: str, X: Any, coef: np.ndarray, intercept: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -29,7 +35,7 @@ def on_rows(method: str, X: Any, coef: np.ndarray, intercept: np.ndarray, classe
         return np.asarray(classes[codes])
     if method == "predict_log_proba":
         with np.errstate(divide="ignore"):
-            return np.log(_probabilities(scores))
+            return np.asarray(np.log(_probabilities(scores)))
     return _probabilities(scores)
 
 
@@ -48,8 +54,6 @@ def on_block(
     block: Any, method: str, coef: np.ndarray, intercept: np.ndarray, classes: np.ndarray
 ) -> np.ndarray:
     """Return what ``method`` says of a block of a collection."""
-    from skdist.models.partition import convert_rows
-
     rows = convert_rows(block)
     values = rows.data if hasattr(rows, "indptr") else rows
     if not np.isfinite(values).all():
@@ -61,8 +65,7 @@ def on_collection(estimator: Any, method: str, X: Any) -> Any:
     """Return a lazy dask Array with the row chunks of X."""
     import dask.array as da
 
-    names = np.asarray(X.columns, dtype=object) if hasattr(X, "columns") else None
-    check_features(estimator, names, int(X.shape[1]), reset=False)
+    check_features(estimator, X, reset=False)
     coef, intercept, classes = estimator.coef_, estimator.intercept_, estimator.classes_
     n_problems = coef.shape[0]
     columns = n_problems if method == "decision_function" else len(classes)
@@ -71,8 +74,10 @@ def on_collection(estimator: Any, method: str, X: Any) -> Any:
     meta = np.empty((0,) if flat else (0, 0), dtype=dtype)
     arguments = {"method": method, "coef": coef, "intercept": intercept, "classes": classes}
     if hasattr(X, "columns"):
-        blocks = X.to_delayed()
         import dask
+
+        frame_to_numpy(X._meta)  # refuses columns that are no numbers before anything is computed
+        blocks = X.to_delayed()
 
         work = dask.delayed(on_block, pure=True)
         shape = (np.nan,) if flat else (np.nan, columns)
@@ -81,60 +86,47 @@ def on_collection(estimator: Any, method: str, X: Any) -> Any:
         )
     if len(X.chunks[1]) > 1:
         X = X.rechunk({1: -1})
-    return da.map_blocks(
-        on_block,
+    # Not map_blocks, which would copy each block to join it with its neighbours of the dropped axis.
+    return da.blockwise(
+        on_first_block,
+        "i" if flat else "ik",
         X,
-        **arguments,
-        dtype=dtype,
+        "ij",
+        new_axes={} if flat else {"k": columns},
+        concatenate=False,
         meta=meta,
-        chunks=(X.chunks[0],) if flat else (X.chunks[0], (columns,)),
-        drop_axis=[1] if flat else [],
+        **arguments,
     )
+
+
+def on_first_block(blocks: Sequence[Any], **arguments: Any) -> np.ndarray:
+    """Return `on_block` of the only block of columns."""
+    return on_block(blocks[0], **arguments)
 
 
 def accuracy_on_collections(estimator: Any, X: Any, y: Any, sample_weight: Any) -> float:
     """Return the mean accuracy, computed where the data is."""
     import dask
-    import dask.array as da
+
+    from skdist.cluster.source import aligned_blocks
+
+    def compute(*values: Any) -> Any:
+        client = estimator.client
+        return dask.compute(*values) if client is None else client.gather(client.compute(values))
 
     predicted = estimator.predict(X)
-    truth = y.to_dask_array() if hasattr(y, "to_dask_array") else y
-    if getattr(truth, "ndim", 1) == 2:
-        truth = truth[:, 0]
-    if not hasattr(predicted, "__dask_graph__"):
-        predicted = da.from_array(predicted, chunks=truth.chunks)
-    pieces = [predicted, truth]
+    if not is_collection(X):  # so that one column more fits into memory too
+        return _accuracy([_hits(predicted, *compute(y, sample_weight))])
+    blocks = [list(predicted.to_delayed().ravel()), aligned_blocks("y", y, X)]
     if sample_weight is not None:
-        pieces.append(
-            sample_weight.to_dask_array() if hasattr(sample_weight, "to_dask_array") else sample_weight
-        )
-    pieces = [p if hasattr(p, "__dask_graph__") else _like(p, predicted) for p in pieces]
-    counts = {piece.npartitions for piece in pieces}
-    if len(counts) > 1:
-        raise ValueError(
-            f"X and y have different numbers of partitions: {predicted.npartitions} and "
-            f"{truth.npartitions}. Repartition one like the other."
-        )
+        blocks.append(aligned_blocks("sample_weight", sample_weight, X))
     count = dask.delayed(_hits, pure=True)
-    parts = [count(*blocks) for blocks in zip(*(p.to_delayed().ravel() for p in pieces), strict=True)]
-    client = estimator.client
-    if client is not None:
-        totals = client.gather(client.compute(parts))
-    else:
-        totals = dask.compute(*parts)
-    hits, weight = np.sum(totals, axis=0)
+    return _accuracy(compute(*itertools.starmap(count, zip(*blocks, strict=True))))
+
+
+def _accuracy(counts: Sequence[np.ndarray]) -> float:
+    hits, weight = np.sum(counts, axis=0)
     return float(hits / weight)
-
-
-def _like(values: Any, predicted: Any) -> Any:
-    import dask.array as da
-
-    if np.isnan(predicted.shape[0]):
-        raise ValueError(
-            "X has unknown partition lengths and y is in memory: they cannot be aligned. "
-            "Call X.compute_chunk_sizes() on a dask Array, or pass y as a Dask collection."
-        )
-    return da.from_array(np.asarray(values), chunks=(predicted.chunks[0],))
 
 
 def _hits(predicted: Any, truth: Any, weights: Any = None) -> np.ndarray:
@@ -157,7 +149,7 @@ def _is_text(labels: np.ndarray) -> bool:
     return labels.dtype.kind in "US"
 
 
-def check_features(estimator: Any, names: np.ndarray | None, width: int, reset: bool) -> None:
+def check_features(estimator: Any, X: Any, reset: bool) -> None:
     """Hold the columns of a collection against those of the fit, or learn them.
 
     Raises
@@ -165,22 +157,6 @@ def check_features(estimator: Any, names: np.ndarray | None, width: int, reset: 
     ValueError
         Where the number or the names of the features differ.
     """
-    names = names if names is not None and all(isinstance(name, str) for name in names) else None
-    if reset:
-        estimator.n_features_in_ = width
-        if names is not None:
-            estimator.feature_names_in_ = names
-        elif hasattr(estimator, "feature_names_in_"):
-            del estimator.feature_names_in_
-        return
-    if width != estimator.n_features_in_:
-        raise ValueError(
-            f"X has {width} features, but {type(estimator).__name__} is expecting "
-            f"{estimator.n_features_in_} features as input."
-        )
-    seen = getattr(estimator, "feature_names_in_", None)
-    if seen is not None and names is not None and list(seen) != list(names):
-        raise ValueError(
-            "The feature names should match those that were passed during fit: "
-            f"{list(names)[:5]} now, {list(seen)[:5]} then."
-        )
+    # An empty table of the same columns.
+    columns = X._meta if hasattr(X, "columns") else np.empty((0, int(X.shape[1])))
+    validate_data(estimator, columns, skip_check_array=True, reset=reset)
