@@ -6,7 +6,7 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -20,6 +20,7 @@ from skdist.control.pressure import PressurePlanner
 from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
 from skdist.estimators import prediction
+from skdist.estimators.coefficients import CoefficientsMixin, dense
 from skdist.estimators.plan import Past, Plan, Training, train_in_process, train_simulated
 from skdist.estimators.routing import choose_client, is_collection
 from skdist.estimators.settings import SettingsMixin
@@ -27,8 +28,11 @@ from skdist.fitting import FitResult, FitSettings
 from skdist.models.partition import bytes_of
 from skdist.simulator import active_cluster
 
+if TYPE_CHECKING:
+    from skdist.cluster.source import Source
 
-class DistributedSGDBase(SettingsMixin):
+
+class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
     """What all estimators share; parameters and attributes are those of the estimators."""
 
     #: Losses, and the one that the passive-aggressive rates are made for.
@@ -190,10 +194,7 @@ class DistributedSGDBase(SettingsMixin):
         if is_collection(X) or is_collection(y):
             if active_cluster() is not None:
                 raise ValueError("A simulated cluster trains on rows in memory; X is a Dask collection.")
-            from skdist.cluster.source import collection_source
-
-            source, names = collection_source(X, y, sample_weight)
-            prediction.check_features(self, names, int(X.shape[1]), reset=reset)
+            source = self._collection_source(X, y, sample_weight, reset)
             with choose_client(self.client, X if is_collection(X) else y) as client:
                 result = _train_on_cluster(client, source, plan, settings)
         else:
@@ -214,6 +215,16 @@ class DistributedSGDBase(SettingsMixin):
     def _plan(self, past: Past | None, seed: int, going_on: bool, classes: np.ndarray | None) -> Plan:
         raise NotImplementedError
 
+    def _collection_source(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> Source:
+        from skdist.cluster.source import collection_source  # here, as it loads distributed
+
+        if not is_collection(X):  # beside a collection y
+            rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset)
+            return collection_source(rows, y, sample_weight)
+        source = collection_source(X, y, sample_weight)
+        prediction.check_features(self, X, reset)
+        return source
+
     def _validated(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
         X, y = validate_data(
             self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset,
@@ -230,7 +241,7 @@ class DistributedSGDBase(SettingsMixin):
 
     def _past(self) -> Past:
         classes = getattr(self, "classes_", None)
-        return Past(self.coef_, self.intercept_, self._training, classes, self.history_)
+        return Past(dense(self.coef_), self.intercept_, self._training, classes, self.history_)
 
     def _adopt(self, plan: Plan, result: FitResult, *, keep_history: bool, tol: float | None) -> None:
         model = plan.model
@@ -269,9 +280,12 @@ class DistributedSGDBase(SettingsMixin):
         return prediction.Linear.of(self)(method, rows)
 
     def __sklearn_tags__(self) -> Any:
-        """Sparse input is accepted."""
+        """Sparse input is accepted; only one learner, or fixed shares in sync mode, repeat to the bit."""
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        alone = self.client is None and self.n_jobs in (None, 1)
+        fixed_shares = self.mode == "sync" and self.round_size != "auto" and self.batch_sizer is None
+        tags.non_deterministic = not (alone or fixed_shares)
         return tags
 
 

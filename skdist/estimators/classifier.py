@@ -15,10 +15,10 @@ from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
 from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
-from skdist.estimators import prediction
 from skdist.estimators.base import DistributedSGDBase
 from skdist.estimators.plan import ClassifierPlan, Past, Plan
 from skdist.estimators.routing import is_collection
+from skdist.estimators.scoring import score_on_collections
 from skdist.models.losses import LOSSES
 
 if TYPE_CHECKING:
@@ -395,6 +395,22 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         """
         return self._predict("predict_proba", X)
 
+    @available_if(_estimates_probabilities)
+    def predict_log_proba(self, X: Any) -> Any:
+        """Return the logarithm of `predict_proba`; -inf where a probability is zero.
+
+        Parameters
+        ----------
+        X
+            As in `decision_function`.
+
+        Returns
+        -------
+        ndarray or lazy dask Array of shape (n_samples, n_classes)
+            Columns in the order of ``classes_``.
+        """
+        return self._predict("predict_log_proba", X)
+
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the mean accuracy; on Dask collections it is computed on the cluster.
 
@@ -409,5 +425,5 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
             Where y is text and the classes are numbers, or the other way round, or X and y are not aligned.
         """
         if is_collection(X) or is_collection(y):
-            return prediction.score_on_collections(self, X, y, sample_weight)
+            return score_on_collections(self, X, y, sample_weight)
         return float(super().score(X, y, sample_weight))

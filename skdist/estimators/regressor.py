@@ -14,10 +14,10 @@ from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
 from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
-from skdist.estimators import prediction
 from skdist.estimators.base import DistributedSGDBase
 from skdist.estimators.plan import Past, Plan, RegressorPlan
 from skdist.estimators.routing import is_collection
+from skdist.estimators.scoring import score_on_collections
 from skdist.models.losses import LOSSES
 
 if TYPE_CHECKING:
@@ -318,7 +318,7 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
             Where X and y are not aligned.
         """
         if is_collection(X) or is_collection(y):
-            return prediction.score_on_collections(self, X, y, sample_weight)
+            return score_on_collections(self, X, y, sample_weight)
         return float(super().score(X, y, sample_weight))
 
     def _past(self) -> Past:

@@ -127,8 +127,9 @@ def convert_rows(X: Any) -> Any:
             X = X.copy()
             X.sum_duplicates()
         return X
-    if hasattr(X, "to_scipy_sparse") and not hasattr(X, "columns"):
-        return convert_rows(X.to_scipy_sparse().tocsr())  # pydata/sparse
+    if hasattr(X, "asformat"):  # pydata/sparse
+        X = X if hasattr(X, "to_scipy_sparse") else X.asformat("coo")
+        return convert_rows(X.to_scipy_sparse().tocsr())
     if hasattr(X, "columns") and hasattr(X, "to_numpy"):
         X = frame_to_numpy(X)
     values = np.asarray(X)
@@ -136,7 +137,10 @@ def convert_rows(X: Any) -> Any:
         raise ValueError(
             f"X must have two dimensions, it has {values.ndim}. Reshape it to (n_rows, n_features)."
         )
-    return np.ascontiguousarray(values, dtype=float_dtype(values.dtype))
+    try:
+        return np.ascontiguousarray(values, dtype=float_dtype(values.dtype))
+    except TypeError as error:
+        raise ValueError(f"X holds objects that are no numbers: {error}") from error
 
 
 def frame_to_numpy(frame: Any) -> np.ndarray:
@@ -177,8 +181,8 @@ def encode(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             shifted = (wide - wide.dtype.type(low)).astype(np.int64)
             seen = np.bincount(shifted, minlength=high - low + 1) > 0
             places = (np.cumsum(seen) - 1).astype(np.int32)
-            present = (np.flatnonzero(seen) + low).astype(labels.dtype)
-            return present, places[shifted]
+            present = np.flatnonzero(seen).astype(wide.dtype) + wide.dtype.type(low)
+            return present.astype(labels.dtype), places[shifted]
     if labels.dtype.kind == "f":
         if not np.isfinite(labels).all():
             raise ValueError("y contains NaN or infinity.")
@@ -192,7 +196,10 @@ def encode(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
         if pd.isna(labels).any():
             raise ValueError("y contains missing values.")
-    present, codes = np.unique(labels, return_inverse=True)
+    try:
+        present, codes = np.unique(labels, return_inverse=True)
+    except TypeError as error:
+        raise ValueError(f"y holds labels that cannot be sorted: {error}. Give them one type.") from error
     return present, codes.astype(np.int32).ravel()
 
 
