@@ -91,6 +91,8 @@ class Link:
     @property
     def median(self) -> float:
         """Median of the finite latencies in seconds; 0 where nothing is known."""
+        if not self.latencies:
+            return 0.0
         finite = [latency for latency in self.latencies if latency != math.inf]
         return statistics.median(finite) if finite else 0.0
 

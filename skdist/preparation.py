@@ -74,7 +74,7 @@ def automatic_batch_size(n_rows: int) -> int:
     64 rows of moderate width sit in the first cache between the two looks a step takes at them; small
     data gets shorter steps, so that a pass still makes a few hundred.
     """
-    return int(min(max(n_rows // 256, 1), 64))
+    return int(min(max(n_rows // 256, 8), 64))
 
 
 def build_model(

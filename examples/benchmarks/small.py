@@ -1,8 +1,8 @@
 """Small data in memory: ours against scikit-learn's, in one run on one machine.
 
-``python small.py [--splits 20] [--repeat 25]`` prints a Markdown table. Both models have their defaults but for the
-loss. The times are those of fits on all rows; only their ratio carries to another machine. The accuracies are
-means over splits into three quarters to train on and one to judge by.
+``python small.py [--splits 20] [--repeat 25]`` prints a Markdown table. Both models have their defaults
+but for the loss. The times are those of fits on all rows; only their ratio carries to another machine. The
+accuracies are means over splits into three quarters to train on and one to judge by.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from sklearn.preprocessing import StandardScaler
 
 from skdist import DistributedSGDClassifier
 
-COLUMNS = "| data | loss | ours ms | theirs ms | ratio | our passes | theirs | our accuracy | theirs | difference |"
+COLUMNS = (
+    "| data | loss | ours ms | theirs ms | ratio | our passes | theirs | our accuracy | theirs | difference |"
+)
 
 
 class Result(NamedTuple):
@@ -59,7 +61,9 @@ def compare(X: np.ndarray, y: np.ndarray, loss: str, scaled: bool, repeat: int, 
     rows = StandardScaler().fit_transform(X) if scaled else X
     seconds: list[list[float]] = [[], []]
     passes: list[list[int]] = [[], []]
-    for turn in range(repeat + 1):  # in turns, so that a busy spell of the machine hits both; the first may compile
+    for turn in range(
+        repeat + 1
+    ):  # in turns, so that a busy spell of the machine hits both; the first may compile
         for place, model in enumerate(models):
             model.set_params(random_state=turn)
             began = time.perf_counter()
@@ -98,7 +102,8 @@ def main() -> None:
                     f"| {name}{', standardised' if scaled else ''} | {loss} "
                     f"| {ours.milliseconds:.2f} | {theirs.milliseconds:.2f} "
                     f"| {ours.milliseconds / theirs.milliseconds:.2f} | {ours.passes:g} | {theirs.passes:g} "
-                    f"| {ours.accuracy:.4f} | {theirs.accuracy:.4f} | {ours.accuracy - theirs.accuracy:+.4f} |",
+                    f"| {ours.accuracy:.4f} | {theirs.accuracy:.4f} "
+                    f"| {ours.accuracy - theirs.accuracy:+.4f} |",
                     flush=True,
                 )
 
