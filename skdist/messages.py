@@ -48,6 +48,8 @@ class Visit:
         Visits of the fit that train at once on the worker; 0 if that is not planned.
     inner_threads : int
         BLAS or torch threads of each; 0 if that is not planned.
+    rows : int
+        Number of rows of all segments.
     """
 
     number: int
@@ -57,14 +59,16 @@ class Visit:
     company: int = 1
     threads: int = 0
     inner_threads: int = 0
+    rows: int = field(init=False)
 
-    @property
-    def rows(self) -> int:
-        """Number of rows of all segments."""
-        return sum(segment.rows for segment in self.segments)
+    def __post_init__(self) -> None:
+        rows = sum([segment.stop - segment.start for segment in self.segments])
+        object.__setattr__(self, "rows", rows)
 
     def split(self, offset: int) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
         """Return the segments before and from row ``offset`` on."""
+        if offset >= self.rows:
+            return self.segments, ()
         done, left = [], []
         for segment in self.segments:
             cut = min(max(offset, 0), segment.rows) + segment.start

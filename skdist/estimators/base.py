@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
@@ -193,11 +193,11 @@ class DistributedSGDBase(SettingsMixin):
 
     def _validated(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
         X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset,
-            multi_output=True,
-        )  # fmt: skip
-        y = column_or_1d(y, warn=True)
-        check_classification_targets(y)
+            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset
+        )
+        # Whether numbers are labels is seen when they are encoded.
+        if y.dtype.kind not in "buif":
+            check_classification_targets(y)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
         return X, y, sample_weight
