@@ -48,6 +48,8 @@ class Visit:
         Visits of the fit that train at once on the worker; 0 if that is not planned.
     inner_threads : int
         BLAS or torch threads of each; 0 if that is not planned.
+    rows : int
+        Number of rows of all segments.
     """
 
     number: int
@@ -57,14 +59,16 @@ class Visit:
     company: int = 1
     threads: int = 0
     inner_threads: int = 0
+    rows: int = field(init=False)
 
-    @property
-    def rows(self) -> int:
-        """Number of rows of all segments."""
-        return sum(segment.rows for segment in self.segments)
+    def __post_init__(self) -> None:
+        rows = sum([segment.stop - segment.start for segment in self.segments])
+        object.__setattr__(self, "rows", rows)
 
     def split(self, offset: int) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
         """Return the segments before and from row ``offset`` on."""
+        if offset >= self.rows:
+            return self.segments, ()
         done, left = [], []
         for segment in self.segments:
             cut = min(max(offset, 0), segment.rows) + segment.start
@@ -91,6 +95,8 @@ class Link:
     @property
     def median(self) -> float:
         """Median of the finite latencies in seconds; 0 where nothing is known."""
+        if not self.latencies:
+            return 0.0
         finite = [latency for latency in self.latencies if latency != math.inf]
         return statistics.median(finite) if finite else 0.0
 

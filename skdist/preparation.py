@@ -68,9 +68,10 @@ def automatic_batch_size(n_rows: int) -> int:
     """Return the rows of a step for ``batch_size='auto'``.
 
     64 rows of moderate width sit in the first cache between the two looks a step takes at them; small
-    data gets shorter steps, so that a pass still makes a few hundred.
+    data gets shorter steps, so that a pass still makes a few hundred. With steps below 8 rows it would make
+    more of them without getting further: it is their noise that bounds those (`AutoRate`).
     """
-    return int(min(max(n_rows // 256, 1), 64))
+    return int(min(max(n_rows // 256, 8), 64))
 
 
 def build_model(

@@ -49,6 +49,7 @@ class RowModel:
     schedule: Schedule = CONSTANT_RATE
     batches: list = field(default_factory=list)
     on_train: object = None
+    loss_unit: float = 1.0
 
     def order(self, partition, number, epoch):
         return np.random.default_rng([number, epoch]).permutation(partition.n_rows)

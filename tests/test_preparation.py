@@ -9,7 +9,7 @@ from skdist.preparation import automatic_batch_size, summarize
 from tests.fakes import linear_model, rows_of
 
 
-@pytest.mark.parametrize(("rows", "batch"), [(1, 1), (255, 1), (512, 2), (5000, 19), (10**6, 64)])
+@pytest.mark.parametrize(("rows", "batch"), [(1, 8), (2048, 8), (2560, 10), (5000, 19), (10**6, 64)])
 def test_automatic_batch_size(rows, batch):
     assert automatic_batch_size(rows) == batch
 

@@ -89,6 +89,7 @@ class Gate:
         self._arrived: set[str] = set()
         self._due: set[str] = set()
         self._rounds: Counter[int] = Counter()  # of the members that count
+        self._members = 0
         self._slowest = 0
         self._expected = 0
         self._expected_until = -math.inf
@@ -98,7 +99,7 @@ class Gate:
     @property
     def members(self) -> int:
         """Learners that count."""
-        return self._rounds.total()
+        return self._members
 
     @property
     def open(self) -> bool:
@@ -208,10 +209,12 @@ class Gate:
 
     def _count(self, lease: _Lease) -> None:
         self._rounds[lease.round] += 1
-        self._slowest = min(self._slowest, lease.round) if self._rounds.total() > 1 else lease.round
+        self._members += 1
+        self._slowest = min(self._slowest, lease.round) if self._members > 1 else lease.round
 
     def _discount(self, lease: _Lease) -> None:
         self._rounds[lease.round] -= 1
+        self._members -= 1
         if not self._rounds[lease.round]:
             del self._rounds[lease.round]
             self._slowest = min(self._rounds, default=lease.round)

@@ -9,10 +9,11 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
@@ -228,16 +229,15 @@ class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
     def _validated(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
         X, y = validate_data(
             self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset,
-            multi_output=True,
+            y_numeric=not is_classifier(self),
         )  # fmt: skip
-        y = self._checked_targets(column_or_1d(y, warn=True), X.dtype)
+        self._check_targets(y)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
         return X, y, sample_weight
 
-    def _checked_targets(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """Return the targets of rows in memory, or say what is wrong with them."""
-        raise NotImplementedError
+    def _check_targets(self, y: np.ndarray) -> None:
+        """Refuse targets of rows in memory that are finite but not of the right kind."""
 
     def _past(self) -> Past:
         classes = getattr(self, "classes_", None)

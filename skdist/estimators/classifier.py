@@ -337,9 +337,10 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
     def _plan(self, past: Past | None, seed: int, going_on: bool, classes: np.ndarray | None) -> Plan:
         return ClassifierPlan(self, past, seed, going_on, classes)
 
-    def _checked_targets(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        check_classification_targets(y)
-        return y
+    def _check_targets(self, y: np.ndarray) -> None:
+        # Whether numbers are labels is seen when they are encoded.
+        if y.dtype.kind not in "buif":
+            check_classification_targets(y)
 
     def _keep(self, plan: Plan, coef: np.ndarray) -> None:
         super()._keep(plan, coef)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import assert_all_finite
 
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
@@ -47,8 +46,8 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
         Passes over the data at most.
     tol : float or None, default=1e-3
         Training ends after the pass in which the training loss did not get below ``best - tol`` for
-        ``n_iter_no_change`` checks. With ``learning_rate='auto'`` it is in units of the loss of predicting the
-        mean, whatever the unit of y, and large data is checked several times per pass, else once.
+        ``n_iter_no_change`` checks. With ``learning_rate='auto'`` it is in units of the loss of predicting
+        the mean, whatever the unit of y, and large data is checked several times per pass, else once.
     shuffle : bool, default=True
         Whether to visit partitions and rows in another order in each pass.
     verbose : int, default=0
@@ -327,12 +326,6 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
 
     def _plan(self, past: Past | None, seed: int, going_on: bool, classes: np.ndarray | None) -> Plan:
         return RegressorPlan(self, past, seed, going_on)
-
-    def _checked_targets(self, y: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        if y.dtype.kind == "O":
-            y = y.astype(np.float64)
-        assert_all_finite(y, input_name="y")
-        return y
 
     def _keep(self, plan: Plan, coef: np.ndarray) -> None:
         self.coef_ = coef.ravel()

@@ -250,7 +250,7 @@ def row_order(n_rows: int, page: int, entropy: tuple[int, ...]) -> np.ndarray:
     -------
     ndarray of shape (n_rows,), int32
     """
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(np.array(entropy, np.uint32))))
     if page == 1:
         return generator.permutation(n_rows).astype(np.int32)
     starts = np.arange(-int(generator.integers(page)), n_rows, page, dtype=np.int32)
