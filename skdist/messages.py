@@ -1,7 +1,8 @@
 """What driver, server and learners say to one another.
 
 All messages are frozen: what is sent is not changed afterwards. The arrays inside are never written
-to either, so that in one process a message can be passed without a copy.
+to either, so that in one process a message can be passed without a copy. The long ones are named tuples:
+these are made in a third of the time. Dask looks into tuples in the arguments of tasks, so orders are none.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -115,8 +117,7 @@ class Join:
     link: Link = field(default_factory=Link)
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(NamedTuple):
     """Where a round ended and how it went.
 
     Attributes
@@ -173,8 +174,7 @@ class Update:
     last: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What the server says to a join or an update.
 
     Attributes
@@ -230,8 +230,7 @@ class Answer:
     seconds_held: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class VisitReport:
+class VisitReport(NamedTuple):
     """How a visit ended.
 
     Attributes

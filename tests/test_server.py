@@ -1,4 +1,3 @@
-import dataclasses
 import gc
 import math
 import weakref
@@ -464,7 +463,7 @@ def test_an_update_is_not_changed_by_the_server():
     server = make_server(size=3)
     learner = FakeLearner(server)
     update = learner.update(rows=1, scale=0.5, change=1.0)
-    before = dataclasses.replace(update, state=update.state.copy())
+    before = update._replace(state=update.state.copy())
     learner.push(update)
     np.testing.assert_array_equal(update.state, before.state)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
-from dataclasses import replace
 from typing import Any
 
 from distributed import get_worker, secede
@@ -69,7 +68,7 @@ def visit(
         thread.give_away()  # to the next visit's partition: it loads while this one trains
     with plugin.slots.take(order, thread.give_away) as seconds_free:
         report = _visit(order, ref, plugin, partitions, thread)
-    return replace(report, seconds_free=seconds_free)
+    return report._replace(seconds_free=seconds_free)
 
 
 def _visit(

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from skdist.models.shuffle import shuffled_pages
+
 #: Rows that lie on one page of memory are read together; see `row_order`.
 PAGE_BYTES = 4096
 
@@ -250,10 +252,5 @@ def row_order(n_rows: int, page: int, entropy: tuple[int, ...]) -> np.ndarray:
     -------
     ndarray of shape (n_rows,), int32
     """
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(np.array(entropy, np.uint32))))
-    if page == 1:
-        return generator.permutation(n_rows).astype(np.int32)
-    starts = np.arange(-int(generator.integers(page)), n_rows, page, dtype=np.int32)
-    generator.shuffle(starts)
-    order = (starts[:, None] + np.arange(page, dtype=np.int32)).ravel()
-    return order[(order >= 0) & (order < n_rows)]
+    order: np.ndarray = shuffled_pages(n_rows, page, entropy)
+    return order
