@@ -25,7 +25,7 @@ from skdist.estimators.plan import Past, Plan, Training, train_in_process, train
 from skdist.estimators.routing import choose_client, is_collection
 from skdist.estimators.settings import SettingsMixin
 from skdist.fitting import FitResult, FitSettings
-from skdist.models.partition import bytes_of
+from skdist.models.partition import bytes_of, refuse_missing
 from skdist.simulator import active_cluster
 
 if TYPE_CHECKING:
@@ -204,6 +204,7 @@ class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
         return source
 
     def _validated(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
+        refuse_missing(np.asarray(y))  # scikit-learn does not name what it stumbles over
         X, y = validate_data(
             self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset,
             multi_output=True,

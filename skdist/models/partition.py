@@ -128,10 +128,11 @@ def convert_rows(X: Any) -> Any:
         raise ValueError(
             f"X must have two dimensions, it has {values.ndim}. Reshape it to (n_rows, n_features)."
         )
+    dtype = float_dtype(values.dtype)
     try:
-        return np.ascontiguousarray(values, dtype=float_dtype(values.dtype))
-    except TypeError as error:
-        raise ValueError(f"X holds objects that are no numbers: {error}") from error
+        return np.ascontiguousarray(values, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"X holds values that are no numbers: {error}") from error
 
 
 def frame_to_numpy(frame: Any) -> np.ndarray:
@@ -182,16 +183,23 @@ def encode(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
                 "Unknown label type: continuous. y holds numbers with fractions; a classifier needs discrete "
                 "labels. Cut the numbers into classes first."
             )
-    if labels.dtype.kind == "O":
-        import pandas as pd
-
-        if pd.isna(labels).any():
-            raise ValueError("y contains missing values.")
+    if labels.dtype.kind == "c":
+        raise ValueError(f"y must hold labels, its dtype is {labels.dtype}.")
+    refuse_missing(labels)
     try:
         present, codes = np.unique(labels, return_inverse=True)
     except TypeError as error:
         raise ValueError(f"y holds labels that cannot be sorted: {error}. Give them one type.") from error
     return present, codes.astype(np.int32).ravel()
+
+
+def refuse_missing(labels: np.ndarray) -> None:
+    """Raise a ValueError where labels that are objects are None, NaN or NA."""
+    if labels.dtype.kind == "O" and labels.ndim:
+        import pandas as pd
+
+        if pd.isna(labels).any():
+            raise ValueError("y contains missing values. Drop their rows, or give them a label of their own.")
 
 
 def rows_per_page(X: Any) -> int:
