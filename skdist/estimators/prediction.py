@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -110,10 +111,7 @@ def accuracy_on_collections(estimator: Any, X: Any, y: Any, sample_weight: Any) 
 
     from skdist.cluster.source import aligned_blocks
 
-    def compute(*values: Any) -> Any:
-        client = estimator.client
-        return dask.compute(*values) if client is None else client.gather(client.compute(values))
-
+    compute = partial(dask.compute, scheduler=estimator.client)
     predicted = estimator.predict(X)
     if not is_collection(X):  # so that one column more fits into memory too
         return _accuracy([_hits(predicted, *compute(y, sample_weight))])
