@@ -196,7 +196,13 @@ class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
     def _collection_source(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> Source:
         from skdist.cluster.source import collection_source  # here, as it loads distributed
 
-        if not is_collection(X):  # beside a collection y
+        if not is_collection(X):
+            warnings.warn(
+                "X is in memory but y is a Dask collection. If X was one too, a step before this one has pulled "
+                "it into this process, as scikit-learn's transformers do; those of dask_ml.preprocessing "
+                "leave it on the cluster. If X belongs here, pass y.compute().",
+                stacklevel=5,
+            )
             rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset)
             return collection_source(rows, y, sample_weight)
         source = collection_source(X, y, sample_weight)

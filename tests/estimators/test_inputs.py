@@ -14,6 +14,8 @@ import pytest
 import scipy.sparse as sp
 from distributed import Client, LocalCluster
 from sklearn.exceptions import DataConversionWarning
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from tests.cluster.conftest import assert_clean
 from tests.estimators.kinds import CLASSIFIERS, ESTIMATORS, learned, make
@@ -62,6 +64,7 @@ def learns(kind, rows, labels, least=0.85, **fit):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", module="(scipy|distributed)")
+        warnings.filterwarnings("ignore", message="X is in memory but y is a Dask collection")
         fitted = make(kind).fit(rows, labels, **fit)
         methods = [
             name for name in ("predict", "decision_function", "predict_proba") if hasattr(fitted, name)
@@ -300,6 +303,14 @@ class TestCollections:
         assert hasattr(fitted, "feature_names_in_") == (rows is FRAME)
         learner = fitted.history_.to_frame("rounds").learner.iloc[0]
         assert "inproc://" in learner, learner
+
+    def test_rows_that_a_step_before_has_pulled_into_memory_are_told_of(self, kind):
+        pipeline = make_pipeline(StandardScaler(), make(kind))
+        with pytest.warns(
+            UserWarning, match=r"X is in memory but y is a Dask.*dask_ml\.preprocessing"
+        ) as told:
+            pipeline.fit(X, chunked(Y))
+        assert any(warning.filename == __file__ or "sklearn" in warning.filename for warning in told)
 
     def test_rows_in_memory_score_with_labels_of_unknown_lengths(self, kind):
         fitted, lengths_unknown = make(kind).fit(X, Y), framed(pd.Series(Y))
