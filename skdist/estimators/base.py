@@ -26,7 +26,7 @@ from skdist.estimators.plan import Past, Plan, Training, train_in_process, train
 from skdist.estimators.routing import choose_client, is_collection
 from skdist.estimators.settings import SettingsMixin
 from skdist.fitting import FitResult, FitSettings
-from skdist.models.partition import bytes_of
+from skdist.models.partition import bytes_of, refuse_missing
 from skdist.simulator import active_cluster
 
 if TYPE_CHECKING:
@@ -219,7 +219,13 @@ class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
     def _collection_source(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> Source:
         from skdist.cluster.source import collection_source  # here, as it loads distributed
 
-        if not is_collection(X):  # beside a collection y
+        if not is_collection(X):
+            warnings.warn(
+                "X is in memory but y is a Dask collection. If X was one too, a step before this one has "
+                "pulled it into this process, as scikit-learn's transformers do; those of dask_ml.preprocessing "
+                "leave it on the cluster. If X belongs here, pass y.compute().",
+                stacklevel=5,
+            )
             rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset)
             return collection_source(rows, y, sample_weight)
         source = collection_source(X, y, sample_weight)
@@ -227,6 +233,7 @@ class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
         return source
 
     def _validated(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
+        refuse_missing(np.asarray(y))  # scikit-learn does not name what it stumbles over
         X, y = validate_data(
             self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset,
             y_numeric=not is_classifier(self),

@@ -44,7 +44,7 @@ def choose_client(client: Client | None, X: Any, nbytes: int = 0) -> AbstractCon
             raise ValueError(
                 "client is asynchronous. fit waits for its result: use a Client(asynchronous=False)."
             )
-        return nullcontext(client)
+        return _thread_given_away(client) if _inside_task() else nullcontext(client)
     inside = _inside_task()
     if not is_collection(X):
         active = None if inside else _active_client()
@@ -63,6 +63,15 @@ def choose_client(client: Client | None, X: Any, nbytes: int = 0) -> AbstractCon
         return cast("AbstractContextManager[Client | None]", worker_client())
     active = _active_client()
     return nullcontext(active) if active is not None else temporary_client()
+
+
+@contextmanager
+def _thread_given_away(client: Client) -> Iterator[Client]:
+    """Give a task the client it was given, and its thread to the worker meanwhile: the fit may need it."""
+    from distributed import worker_client
+
+    with worker_client():
+        yield client
 
 
 @contextmanager

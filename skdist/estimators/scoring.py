@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,7 @@ def score_on_collections(estimator: Any, X: Any, y: Any, sample_weight: Any) -> 
 
     from skdist.cluster.source import aligned_blocks
 
-    def compute(*values: Any) -> Any:
-        client = estimator.client
-        return dask.compute(*values) if client is None else client.gather(client.compute(values))
-
+    compute = partial(dask.compute, scheduler=estimator.client)
     measure: Any = hits if hasattr(estimator, "classes_") else squares
     conclude: Any = accuracy if measure is hits else explained
     predicted = estimator.predict(X)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -9,7 +10,9 @@ from sklearn.base import BaseEstimator, clone
 
 
 class SettingsMixin(BaseEstimator):
-    """Nested parameters of ``'auto'``, and clones and pickles of estimators that hold a client."""
+    """Nested parameters of ``'auto'``, and clones, copies and pickles of estimators that hold a client."""
+
+    client: Any
 
     #: By parameter, what makes the settings object that ``'auto'`` stands for.
     _auto_settings: ClassVar[dict[str, Callable[[], Any]]] = {}
@@ -53,11 +56,25 @@ class SettingsMixin(BaseEstimator):
             name: value if name == "client" else clone(value, safe=False)
             for name, value in self.get_params(deep=False).items()
         }
-        copy = type(self)(**params)
+        twin = type(self)(**params)
         for attribute in ("_metadata_request", "_sklearn_output_config"):
             if hasattr(self, attribute):
-                setattr(copy, attribute, clone(getattr(self, attribute), safe=False))
-        return copy
+                setattr(twin, attribute, clone(getattr(self, attribute), safe=False))
+        return twin
+
+    def __copy__(self) -> SettingsMixin:
+        """Copy in this process: the client is shared."""
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SettingsMixin:
+        """Copy everything but the client, which cannot be copied and is shared."""
+        memo[id(self.client)] = self.client
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled: all but the client, which belongs to its process."""

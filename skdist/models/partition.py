@@ -139,10 +139,11 @@ def convert_rows(X: Any) -> Any:
         raise ValueError(
             f"X must have two dimensions, it has {values.ndim}. Reshape it to (n_rows, n_features)."
         )
+    dtype = float_dtype(values.dtype)
     try:
-        return np.ascontiguousarray(values, dtype=float_dtype(values.dtype))
-    except TypeError as error:
-        raise ValueError(f"X holds objects that are no numbers: {error}") from error
+        return np.ascontiguousarray(values, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"X holds values that are no numbers: {error}") from error
 
 
 def frame_to_numpy(frame: Any) -> np.ndarray:
@@ -193,11 +194,9 @@ def encode(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
                 "Unknown label type: continuous. y holds numbers with fractions; a classifier needs discrete "
                 "labels. Cut the numbers into classes first."
             )
-    if labels.dtype.kind == "O":
-        import pandas as pd
-
-        if pd.isna(labels).any():
-            raise ValueError("y contains missing values.")
+    if labels.dtype.kind == "c":
+        raise ValueError(f"y must hold labels, its dtype is {labels.dtype}.")
+    refuse_missing(labels)
     try:
         present, codes = np.unique(labels, return_inverse=True)
     except TypeError as error:
@@ -223,6 +222,15 @@ def as_numbers(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if not np.isfinite(numbers).all():
         raise ValueError("y contains NaN or infinity, or numbers too large for the precision of X.")
     return numbers
+
+
+def refuse_missing(labels: np.ndarray) -> None:
+    """Raise a ValueError where labels that are objects are None, NaN or NA."""
+    if labels.dtype.kind == "O" and labels.ndim:
+        import pandas as pd
+
+        if pd.isna(labels).any():
+            raise ValueError("y contains missing values. Drop their rows, or give them a label of their own.")
 
 
 def rows_per_page(X: Any) -> int:
