@@ -222,8 +222,8 @@ class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
         if not is_collection(X):
             warnings.warn(
                 "X is in memory but y is a Dask collection. If X was one too, a step before this one has "
-                "pulled it into this process, as scikit-learn's transformers do; those of dask_ml.preprocessing "
-                "leave it on the cluster. If X belongs here, pass y.compute().",
+                "pulled it into this process, as scikit-learn's transformers do; those of "
+                "dask_ml.preprocessing leave it on the cluster. If X belongs here, pass y.compute().",
                 stacklevel=5,
             )
             rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset)

@@ -134,7 +134,7 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
     client : distributed.Client or None, default=None
         Trains there. None takes the active client for Dask collections and for in-memory data above
         64 MB; without one, Dask collections train on a temporary in-process cluster and in-memory data in
-        this process. Clones share the client; pickles leave it out.
+        this process. Clones and copies share the client; pickles leave it out.
 
     Attributes
     ----------
