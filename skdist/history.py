@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -113,9 +114,11 @@ class EpochRecord:
     loss : float
         Mean training loss, each row before its step.
     val_loss : float
-        Loss on validation rows; nan where there are none.
+        Mean loss on the validation rows when the epoch was complete; nan where there are none.
     seconds : float
         From its first row to its last.
+    val_score : float
+        Score on the validation rows, likewise.
     """
 
     epoch: int
@@ -123,6 +126,7 @@ class EpochRecord:
     loss: float
     val_loss: float
     seconds: float
+    val_score: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

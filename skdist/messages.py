@@ -225,6 +225,25 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The parameters when an epoch was complete: all its visits had ended.
+
+    Attributes
+    ----------
+    epoch : int
+        Counted from 0.
+    state : ndarray
+        The server's parameters.
+    clock : float
+        Sequential steps behind them.
+    """
+
+    epoch: int
+    state: np.ndarray
+    clock: float
+
+
+@dataclass(frozen=True, slots=True)
 class VisitReport:
     """How a visit ended.
 

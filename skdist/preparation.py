@@ -12,6 +12,7 @@ from skdist.models.linear import LinearModel, sweep_interval
 from skdist.models.losses import LOSSES
 from skdist.models.moments import Moments, measure
 from skdist.models.partition import Partition
+from skdist.models.validation import SplitSummary, summarize_split
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Summary:
         Size of the rows.
     worker : str
         Address of the worker that holds it; '' in this process.
+    split : SplitSummary or None
+        Where rows are held out, of which the rest knows nothing.
     """
 
     moments: Moments
@@ -40,6 +43,7 @@ class Summary:
     dtype: np.dtype
     nbytes: int
     worker: str = ""
+    split: SplitSummary | None = None
 
 
 def summarize(partition: Partition, worker: str = "") -> Summary:
@@ -50,9 +54,15 @@ def summarize(partition: Partition, worker: str = "") -> Summary:
     ValueError
         Where X or the weights hold NaN or infinity.
     """
+    split, nbytes = None, partition.nbytes
+    if partition.training is not None:
+        split = summarize_split(partition)
+        held_out = partition.take(partition.held_out)
+        measure(held_out.X, held_out.weights)  # may hold NaN too
+        partition = partition.take(partition.training)
     moments = measure(partition.X, partition.weights)
     weights = np.bincount(partition.codes, partition.weights, len(partition.labels))
-    return Summary(moments, partition.labels, weights, partition.X.dtype, partition.nbytes, worker)
+    return Summary(moments, partition.labels, weights, partition.X.dtype, nbytes, worker, split)
 
 
 def find_classes(summaries: Sequence[Summary]) -> np.ndarray:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, wait
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from distributed import get_worker, secede
 
 from skdist.cluster.actor import ServerRef
@@ -15,26 +16,32 @@ from skdist.learner import Learner, run_visit
 from skdist.messages import Answer, Join, Update, Visit, VisitReport
 from skdist.models.linear import as_rows
 from skdist.models.partition import Partition, convert
+from skdist.models.validation import HoldOut, ScoreSums, add_up, score_sums
 from skdist.preparation import Summary, summarize
 
 #: A visit that has waited this long for others gives its thread to the worker's other tasks, in seconds.
 SECEDE_SECONDS = 0.1
 
 
-def prepare(number: int, X: Any, y: Any, sample_weight: Any) -> Partition:
+def prepare(
+    name: str, number: int, hold_out: HoldOut | None, X: Any, y: Any, sample_weight: Any
+) -> Partition:
     """Convert a block once; what the kernels can read as it is is not copied."""
     try:
-        return convert(X, y, sample_weight)
+        partition = convert(X, y, sample_weight)
     except ValueError as error:
-        raise ValueError(f"Partition {number}: {error}") from error
+        raise ValueError(f"{name} {number}: {error}") from error
+    return partition if hold_out is None else hold_out.split(partition, number)
 
 
-def prepare_slice(number: int, slices: tuple[Any, Any, Any]) -> Partition:
+def prepare_slice(
+    name: str, number: int, hold_out: HoldOut | None, slices: tuple[Any, Any, Any]
+) -> Partition:
     """Convert a slice that was sent from the driver."""
-    return prepare(number, *slices)
+    return prepare(name, number, hold_out, *slices)
 
 
-def measure(numbers: Sequence[int], *partitions: Partition) -> dict[int, Summary]:
+def measure(name: str, numbers: Sequence[int], *partitions: Partition) -> dict[int, Summary]:
     """Measure partitions where they are; return their summaries by number."""
     address = get_worker().address
     found = {}
@@ -42,8 +49,14 @@ def measure(numbers: Sequence[int], *partitions: Partition) -> dict[int, Summary
         try:
             found[number] = summarize(partition, address)
         except ValueError as error:
-            raise ValueError(f"Partition {number}: {error}") from error
+            raise ValueError(f"{name} {number}: {error}") from error
     return found
+
+
+def score(ref: ServerRef, plugin_name: str, state: np.ndarray, *partitions: Partition) -> ScoreSums:
+    """Score a state on the held-out rows of partitions, where they are."""
+    model, classes = get_worker().plugins[plugin_name].model_of(ref)
+    return add_up([score_sums(model, state, partition, classes) for partition in partitions])
 
 
 def visit(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from contextlib import nullcontext
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -19,16 +19,23 @@ from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
 from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
+from skdist.control.stopping import ScoreMonitor
 from skdist.estimators import prediction
-from skdist.estimators.plan import Past, Plan, Training, train_in_process, train_simulated
+from skdist.estimators.callbacks import CallbackSupport, EpochCallbacks
+from skdist.estimators.plan import Past, Plan, Rows, Training, train_in_process, train_simulated
 from skdist.estimators.routing import choose_client, is_collection
 from skdist.estimators.settings import SettingsMixin
 from skdist.fitting import FitResult, FitSettings
 from skdist.models.partition import bytes_of
+from skdist.models.validation import HoldOut
+from skdist.observers import Observers, Validation
 from skdist.simulator import active_cluster
 
+if TYPE_CHECKING:
+    from skdist.cluster.source import Source
 
-class DistributedSGDBase(SettingsMixin):
+
+class DistributedSGDBase(CallbackSupport, SettingsMixin):
     """What all estimators share; parameters and attributes are those of the estimators."""
 
     #: Values that scikit-learn has and we have not yet, and what to do instead.
@@ -40,7 +47,6 @@ class DistributedSGDBase(SettingsMixin):
         ),
         "penalty": ({"l1", "elasticnet"}, "Use 'l2' or None."),
         "learning_rate": ({"adaptive", "pa1", "pa2"}, "Use 'auto', which needs no tuning."),
-        "early_stopping": ({True}, "Training stops when the training loss settles (tol, n_iter_no_change)."),
     }
 
     _auto_settings: ClassVar[dict[str, Any]] = {
@@ -146,9 +152,15 @@ class DistributedSGDBase(SettingsMixin):
         max_iter: int,
         tol: float | None,
         classes: np.ndarray | None = None,
+        validation: Rows | None = None,
+        callbacks: EpochCallbacks | None = None,
     ) -> DistributedSGDBase:
         self._refuse_unavailable()
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        hold_out = HoldOut(self.validation_fraction, seed) if self.early_stopping else None
+        scores = None
+        if self.early_stopping or validation is not None:
+            scores = Validation(ScoreMonitor(tol, self.n_iter_no_change) if self.early_stopping else None)
         settings = FitSettings(
             adapter=self._setting("rate_adapter"),
             sizer=self._setting("batch_sizer"),
@@ -159,37 +171,59 @@ class DistributedSGDBase(SettingsMixin):
             collect=self._collected(),
             momentum=self._momentum(),
             max_iter=max_iter,
-            tol=tol,
+            tol=None if self.early_stopping else tol,
             n_iter_no_change=self.n_iter_no_change,
             seed=seed,
             shuffle=self.shuffle,
             verbose=self.verbose,
             planner=self._setting("planner"),
+            hold_out=hold_out if validation is None else None,
         )
         plan = Plan(self, past, classes, seed)
-        if is_collection(X) or is_collection(y):
+        observers = Observers(scores, [] if callbacks is None else [callbacks.observer(plan)])
+        lazy = next((rows for rows in (X, y, *(validation or ())) if is_collection(rows)), None)
+        if lazy is not None:
             if active_cluster() is not None:
                 raise ValueError("A simulated cluster trains on rows in memory; X is a Dask collection.")
-            from skdist.cluster.source import collection_source
-
-            source, names = collection_source(X, y, sample_weight)
-            prediction.check_features(self, names, int(X.shape[1]), reset=past is None or classes is None)
-            with choose_client(self.client, X if is_collection(X) else y) as client:
-                result = _train_on_cluster(client, source, plan, settings)
+            source = self._source((X, y, sample_weight), reset=past is None or classes is None)
+            given = None if validation is None else self._source(validation, reset=False)
+            with choose_client(self.client, lazy) as client:
+                result = _train_on_cluster(client, source, plan, settings, observers, given)
         else:
             X, y, sample_weight = self._validated(X, y, sample_weight, reset=past is None or classes is None)
+            validation = None if validation is None else self._validated(*validation, reset=False)
             simulated = active_cluster()
             with nullcontext() if simulated else choose_client(self.client, X, bytes_of(X)) as client:
                 if simulated is not None:
-                    result = train_simulated(simulated, X, y, sample_weight, plan, settings)
+                    result = train_simulated(
+                        simulated, X, y, sample_weight, plan, settings, observers, validation
+                    )
                 elif client is None:
-                    result = train_in_process(X, y, sample_weight, plan, settings, self.n_jobs)
+                    result = train_in_process(
+                        X, y, sample_weight, plan, settings, self.n_jobs, observers, validation
+                    )
                 else:
                     from skdist.cluster.source import memory_source
 
                     source = memory_source(X, y, sample_weight)
-                    result = _train_on_cluster(client, source, plan, settings)
+                    given = None if validation is None else memory_source(*validation)
+                    result = _train_on_cluster(client, source, plan, settings, observers, given)
+        if scores is not None:
+            result = scores.conclude(result)
+        self.validation_scores_ = None if scores is None else scores.scores
+        self.best_validation_score_ = None if scores is None else max(scores.scores)
         return self._adopt(plan, result, keep_history=classes is not None and past is not None, tol=tol)
+
+    def _source(self, rows: Rows, reset: bool) -> Source:
+        """Return where the cluster finds rows, of which some or all are Dask collections."""
+        from skdist.cluster.source import collection_source, memory_source
+
+        X, y, sample_weight = rows
+        if not is_collection(X) and not is_collection(y):
+            return memory_source(*self._validated(X, y, sample_weight, reset))
+        source, names = collection_source(X, y, sample_weight)
+        prediction.check_features(self, names, int(X.shape[1]), reset)
+        return source
 
     def _validated(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
         X, y = validate_data(
@@ -223,9 +257,11 @@ class DistributedSGDBase(SettingsMixin):
             self.history_ = plan.past.history
         else:
             self.history_ = result.history
+        self.loss_curve_: list[float] = [epoch.loss for epoch in self.history_.epochs]
         if tol is not None and not result.converged and result.n_iter >= self.max_iter:
             warnings.warn(
-                f"Training stopped after max_iter={self.max_iter} passes before the loss settled. "
+                f"Training stopped after max_iter={self.max_iter} passes before the "
+                f"{'validation score' if self.early_stopping else 'loss'} settled. "
                 "Increase max_iter to go on, or set tol=None to make a fixed number of passes.",
                 ConvergenceWarning,
                 stacklevel=5,
@@ -239,7 +275,7 @@ class DistributedSGDBase(SettingsMixin):
         return tags
 
 
-def _train_on_cluster(client: Any, source: Any, plan: Plan, settings: FitSettings) -> FitResult:
+def _train_on_cluster(client: Any, source: Source, *args: Any) -> FitResult:
     from skdist.cluster.fit import train_on_cluster  # here, as it loads distributed
 
-    return train_on_cluster(client, source, plan, settings)
+    return train_on_cluster(client, source, *args)

@@ -8,6 +8,8 @@ import numpy as np
 from scipy.special import expit
 from sklearn.utils.extmath import safe_sparse_dot
 
+from skdist.models.validation import decide
+
 
 def on_rows(method: str, X: Any, coef: np.ndarray, intercept: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Return what ``method`` says of rows.
@@ -25,8 +27,7 @@ def on_rows(method: str, X: Any, coef: np.ndarray, intercept: np.ndarray, classe
     if method == "decision_function":
         return np.asarray(scores.ravel() if scores.shape[1] == 1 else scores)
     if method == "predict":
-        codes = (scores[:, 0] > 0).astype(np.intp) if scores.shape[1] == 1 else scores.argmax(axis=1)
-        return np.asarray(classes[codes])
+        return np.asarray(classes[decide(scores)])
     if scores.shape[1] == 1:
         positive = expit(scores[:, 0])
         return np.column_stack([1 - positive, positive])

@@ -57,6 +57,8 @@ class SettingsMixin(BaseEstimator):
         for attribute in ("_metadata_request", "_sklearn_output_config"):
             if hasattr(self, attribute):
                 setattr(copy, attribute, clone(getattr(self, attribute), safe=False))
+        if hasattr(self, "_skl_callbacks"):
+            copy._skl_callbacks = self._skl_callbacks  # shared, as scikit-learn's own clone does
         return copy
 
     def __getstate__(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from skdist.control.schedules import Schedule
 from skdist.exceptions import DivergedError
 from skdist.models.compile import as_input
 from skdist.models.kernels import dense_steps, sparse_steps
-from skdist.models.losses import LOSSES
+from skdist.models.losses import LOSSES, fill_gradients
 from skdist.models.moments import Moments
 from skdist.models.noise import GradientNoise
 from skdist.models.partition import Partition, row_order, rows_per_page
@@ -123,10 +123,27 @@ class LinearModel:
 
     def order(self, partition: Partition, number: int, epoch: int) -> np.ndarray:
         """Return the order in which ``epoch`` reads the rows of partition ``number``."""
+        training = partition.training
         if not self.shuffle:
-            return np.arange(partition.n_rows, dtype=np.int32)
-        page = rows_per_page(partition.X)
-        return row_order(partition.n_rows, page, (self.seed, epoch, number))
+            return np.arange(partition.n_rows, dtype=np.int32) if training is None else training
+        order = row_order(partition.n_rows, rows_per_page(partition.X), (self.seed, epoch, number))
+        return order if training is None else training[order]
+
+    def loss_sum(self, z: np.ndarray, partition: Partition) -> float:
+        """Return the weighted sum of the losses of raw predictions, as `train` does; overwrites ``z``.
+
+        Parameters
+        ----------
+        z : ndarray of shape (n_rows, n_problems), float64
+        partition : Partition
+            The rows, all of them.
+        """
+        positive = 1 if self.n_problems == 1 else 0
+        codes, weights = as_input(partition.codes), as_input(partition.weights)
+        total = fill_gradients(
+            LOSSES[self.loss].code, np.ascontiguousarray(z), np.empty(z.shape), codes, weights, positive
+        )
+        return float(total) / self.n_problems
 
     def steps(self, rows: int) -> int:
         """Return the mini-batch steps that ``rows`` rows of one partition make, the last may be short."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Partition:
         The classes present, sorted.
     owned_bytes : int
         Memory that the conversion added to that of the user's own blocks.
+    training : ndarray of int32 or None
+        The rows to train on, ascending; the others are held out. All where None.
     """
 
     X: Any
@@ -40,11 +42,19 @@ class Partition:
     weights: np.ndarray
     labels: np.ndarray
     owned_bytes: int = 0
+    training: np.ndarray | None = None
 
     @property
     def n_rows(self) -> int:
-        """Number of rows."""
-        return int(self.X.shape[0])
+        """Number of rows to train on."""
+        return int(self.X.shape[0]) if self.training is None else len(self.training)
+
+    @property
+    def held_out(self) -> np.ndarray:
+        """The rows that are not trained on, ascending."""
+        mask = np.full(self.X.shape[0], self.training is not None)
+        mask[self.training if self.training is not None else []] = False
+        return np.flatnonzero(mask).astype(np.int32)
 
     @property
     def nbytes(self) -> int:
@@ -53,14 +63,26 @@ class Partition:
 
     def __sizeof__(self) -> int:
         # Dask's memory manager asks: what is shared with the user's block is counted there.
-        return self.owned_bytes + self.codes.nbytes + self.weights.nbytes
+        chosen = 0 if self.training is None else self.training.nbytes
+        return self.owned_bytes + self.codes.nbytes + self.weights.nbytes + chosen
 
     def globally(self, classes: np.ndarray) -> Partition:
         """Return the same rows with codes that index ``classes``."""
         if len(classes) == len(self.labels):
             return self
         places = np.searchsorted(classes, self.labels).astype(np.int32)
-        return Partition(self.X, places[self.codes], self.weights, classes, self.owned_bytes)
+        return replace(self, codes=places[self.codes], labels=classes)
+
+    def part(self, start: int, stop: int) -> Partition:
+        """Return some of the rows."""
+        training = self.training
+        if training is not None:
+            training = training[slice(*np.searchsorted(training, (start, stop)))] - np.int32(start)
+        return replace(self.take(slice(start, stop)), training=training)
+
+    def take(self, rows: Any) -> Partition:
+        """Return the rows of an index, all of them to train on."""
+        return Partition(self.X[rows], self.codes[rows], self.weights[rows], self.labels)
 
 
 def bytes_of(X: Any) -> int:

@@ -426,7 +426,6 @@ def test_settings_can_be_searched_in_a_pipeline():
         {"batch_size": 0},
         {"round_size": "small"},
         {"class_weight": "balanced"},
-        {"early_stopping": True},
         {"collect": 0},
         {"collect": "all"},
         {"eta0": 0.0},
