@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -157,7 +158,7 @@ class DistributedSGDBase(CallbackSupport, SettingsMixin):
     ) -> DistributedSGDBase:
         self._refuse_unavailable()
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        hold_out = HoldOut(self.validation_fraction, seed) if self.early_stopping else None
+        holds_out = self.early_stopping and validation is None
         scores = None
         if self.early_stopping or validation is not None:
             scores = Validation(ScoreMonitor(tol, self.n_iter_no_change) if self.early_stopping else None)
@@ -177,21 +178,23 @@ class DistributedSGDBase(CallbackSupport, SettingsMixin):
             shuffle=self.shuffle,
             verbose=self.verbose,
             planner=self._setting("planner"),
-            hold_out=hold_out if validation is None else None,
+            hold_out=HoldOut(self.validation_fraction, seed) if holds_out else None,
         )
         plan = Plan(self, past, classes, seed)
         observers = Observers(scores, [] if callbacks is None else [callbacks.observer(plan)])
         lazy = next((rows for rows in (X, y, *(validation or ())) if is_collection(rows)), None)
         if lazy is not None:
             if active_cluster() is not None:
-                raise ValueError("A simulated cluster trains on rows in memory; X is a Dask collection.")
+                raise ValueError("A simulated cluster trains on rows in memory, not on Dask collections.")
             source = self._source((X, y, sample_weight), reset=past is None or classes is None)
-            given = None if validation is None else self._source(validation, reset=False)
+            with _about_validation_rows():
+                given = None if validation is None else self._source(validation, reset=False)
             with choose_client(self.client, lazy) as client:
                 result = _train_on_cluster(client, source, plan, settings, observers, given)
         else:
             X, y, sample_weight = self._validated(X, y, sample_weight, reset=past is None or classes is None)
-            validation = None if validation is None else self._validated(*validation, reset=False)
+            with _about_validation_rows():
+                validation = None if validation is None else self._validated(*validation, reset=False)
             simulated = active_cluster()
             with nullcontext() if simulated else choose_client(self.client, X, bytes_of(X)) as client:
                 if simulated is not None:
@@ -273,6 +276,15 @@ class DistributedSGDBase(CallbackSupport, SettingsMixin):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+@contextmanager
+def _about_validation_rows() -> Iterator[None]:
+    """Say of errors that it is not X and y that they are about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"X_val, y_val or sample_weight_val: {error}") from error
 
 
 def _train_on_cluster(client: Any, source: Source, *args: Any) -> FitResult:

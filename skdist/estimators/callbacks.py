@@ -50,11 +50,13 @@ class EpochCallbacks:
 
         def observe(snapshot: Snapshot) -> bool:
             with config_context(**self._config):
+                if self._epoch is None:
+                    self._begin()
                 stop = self._epoch.call_on_fit_task_end(
                     **self._data, reconstruction_attributes=lambda: self._fitted(plan, snapshot)
                 )
                 self._epoch = None
-                if snapshot.epoch + 1 < self._estimator.max_iter:
+                if not stop and snapshot.epoch + 1 < self._estimator.max_iter:
                     self._begin()
             return bool(stop)
 
