@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from skdist.control.schedules import CONSTANT, AutoRate, Schedule, label_spread, named_schedule
 from skdist.models.linear import LinearModel, sweep_interval
 from skdist.models.losses import LOSSES
-from skdist.models.moments import Moments, measure
+from skdist.models.moments import Moments, combine, measure
 from skdist.models.partition import Partition
-from skdist.models.validation import SplitSummary, summarize_split
+from skdist.models.validation import BLOCK_ROWS, SplitSummary, summarize_split
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,24 @@ def summarize(partition: Partition, worker: str = "") -> Summary:
     ValueError
         Where X or the weights hold NaN or infinity.
     """
-    split, nbytes = None, partition.nbytes
+    split: SplitSummary | None = None
+    rows: Any = np.s_[:]
     if partition.training is not None:
         split = summarize_split(partition)
-        held_out = partition.take(partition.held_out)
-        measure(held_out.X, held_out.weights)  # may hold NaN too
-        partition = partition.take(partition.training)
-    moments = measure(partition.X, partition.weights)
-    weights = np.bincount(partition.codes, partition.weights, len(partition.labels))
-    return Summary(moments, partition.labels, weights, partition.X.dtype, nbytes, worker, split)
+        rows = partition.training
+        _measure_rows(partition, partition.held_out)  # may hold NaN too
+    moments = _measure_rows(partition, partition.training)
+    weights = np.bincount(partition.codes[rows], partition.weights[rows], len(partition.labels))
+    dtype, nbytes = partition.X.dtype, partition.nbytes
+    return Summary(moments, partition.labels, weights, dtype, nbytes, worker, split)
+
+
+def _measure_rows(partition: Partition, rows: np.ndarray | None) -> Moments:
+    """Return the moments of some rows, all where None, of which no large copy is made."""
+    if rows is None:
+        return measure(partition.X, partition.weights)
+    blocks = [rows[start : start + BLOCK_ROWS] for start in range(0, max(len(rows), 1), BLOCK_ROWS)]
+    return combine([measure(partition.X[block], partition.weights[block]) for block in blocks])
 
 
 def find_classes(summaries: Sequence[Summary]) -> np.ndarray:

@@ -40,6 +40,8 @@ class EpochCallbacks:
         self._data = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
         # The configuration belongs to a thread, and the driver may look in another one.
         self._config = get_config()
+        # Copies leave the client out, as pickles do; rows on a cluster are scored with it.
+        self._shared = {"client": estimator.client}
         self._fit = estimator._init_callback_context(max_subtasks=estimator.max_iter)
         self._fit.call_on_fit_task_begin(**self._data)
         self._epoch: Any = None
@@ -66,7 +68,7 @@ class EpochCallbacks:
         """End the task of the fit, whose estimator is fitted; an epoch that never was ends empty."""
         if self._epoch is not None:
             self._epoch.call_on_fit_task_end(estimator=self._estimator)
-        self._fit.call_on_fit_task_end(**self._data, reconstruction_attributes={})
+        self._fit.call_on_fit_task_end(**self._data, reconstruction_attributes=self._shared)
 
     def _begin(self) -> None:
         self._epoch = self._fit.subcontext(task_name="epoch")
@@ -79,5 +81,4 @@ class EpochCallbacks:
         fitted = {"coef_": coef, "intercept_": intercept, "n_iter_": snapshot.epoch + 1}
         if plan.classes is not None:
             fitted["classes_"] = plan.classes
-        # Copies leave the client out, as pickles do; rows on a cluster are scored with it.
-        return {**fitted, "client": self._estimator.client}
+        return {**fitted, **self._shared}

@@ -157,7 +157,7 @@ def test_bad_validation_rows_are_clear_errors(client, persisted, change, message
 
 def test_a_split_that_is_of_no_use_is_refused(client, persisted):
     dX, dy = persisted
-    with pytest.raises(ValueError, match="led to an empty set .* rows to train on, 0 to validate"):
+    with pytest.raises(ValueError, match=r"led to an empty set .* rows to train on, 0 to validate"):
         make(validation_fraction=1e-6).fit(dX[:600], dy[:600])
 
 

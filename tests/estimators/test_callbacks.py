@@ -65,7 +65,12 @@ class Recorder:
 
     @property
     def epochs(self):
-        return [what[2] for what in self.told if what[:2] == ("end", "epoch")]
+        """Those that there have been."""
+        ends = [what for what in self.told if what[0] == "end"]
+        return [
+            number for (_, name, number), fitted in zip(ends, self.fitted, strict=True)
+            if name == "epoch" and fitted is not None
+        ]  # fmt: skip
 
 
 def tasks(*epochs):
