@@ -129,7 +129,7 @@ class FitResult:
     n_iter : int
         Epochs run.
     converged : bool
-        Whether it stopped because the loss improved no more.
+        Whether it stopped because the loss, or the score on validation rows, improved no more.
     history : History
         What happened.
     """

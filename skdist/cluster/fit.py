@@ -89,7 +89,7 @@ def train_on_cluster(
     ValueError
         For bad data; the message names the partition.
     """
-    fit = ClusterFit(client, source, plan, settings, observers or Observers(), validation)
+    fit = ClusterFit(client, source, plan, settings, observers, validation)
     try:
         result: FitResult = client.sync(fit.run)
     except KeyboardInterrupt:
@@ -119,10 +119,11 @@ class ClusterFit:
         source: Source,
         plan: Any,
         settings: FitSettings,
-        observers: Observers,
-        validation: Source | None,
+        observers: Observers | None = None,
+        validation: Source | None = None,
     ) -> None:
-        self.client, self.plan, self.settings, self.observers = client, plan, settings, observers
+        self.client, self.plan, self.settings = client, plan, settings
+        self.observers = observers if observers is not None else Observers()
         self.name = f"skdist-{uuid.uuid4().hex[:8]}"
         self.cleaned = threading.Event()
         self._token = self.name.removeprefix("skdist-")
