@@ -21,6 +21,7 @@ from skdist.history import History, PlanRecord, VisitRecord
 from skdist.journal import Outcome
 from skdist.learner import Learner
 from skdist.messages import Link, Visit, VisitReport
+from skdist.models.validation import HoldOut
 from skdist.server import ParameterServer
 
 #: How much longer many learners take to show progress, as a power of how much less they move per row.
@@ -66,6 +67,8 @@ class FitSettings:
         Above 0 prints progress.
     planner : PressurePlanner or None
         Method B; None trains one visit per thread and lets one wait.
+    hold_out : HoldOut or None
+        Which rows are not trained on.
     """
 
     adapter: StalenessWindow | None
@@ -83,6 +86,7 @@ class FitSettings:
     shuffle: bool
     verbose: int = 0
     planner: PressurePlanner | None = None
+    hold_out: HoldOut | None = None
 
     @property
     def updates(self) -> int:
@@ -125,7 +129,7 @@ class FitResult:
     n_iter : int
         Epochs run.
     converged : bool
-        Whether it stopped because the loss improved no more.
+        Whether it stopped because the loss, or the score on validation rows, improved no more.
     history : History
         What happened.
     """

@@ -5,6 +5,7 @@ Records are named tuples: as immutable as frozen dataclasses, and made in a thir
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -113,9 +114,11 @@ class EpochRecord(NamedTuple):
     loss : float
         Mean training loss, each row before its step.
     val_loss : float
-        Loss on validation rows; nan where there are none.
+        Mean loss on the validation rows when the epoch was complete; nan where there are none.
     seconds : float
         From its first row to its last.
+    val_score : float
+        Score on the validation rows, likewise.
     """
 
     epoch: int
@@ -123,6 +126,7 @@ class EpochRecord(NamedTuple):
     loss: float
     val_loss: float
     seconds: float
+    val_score: float = math.nan
 
 
 class PlanRecord(NamedTuple):

@@ -25,6 +25,7 @@ from skdist.learner import Learner, VisitLoop, run_visit
 from skdist.messages import Answer, Join, Update, Visit, VisitReport
 from skdist.models.linear import LinearModel
 from skdist.models.partition import Partition
+from skdist.observers import Observers, Watch
 from skdist.server import ParameterServer
 
 
@@ -35,6 +36,7 @@ def train_inline(
     state: np.ndarray,
     n_threads: int = 1,
     clock: float = 0.0,
+    observers: Observers | None = None,
 ) -> FitResult:
     """Train on partitions in memory with ``n_threads`` learners.
 
@@ -54,6 +56,8 @@ def train_inline(
         Learners.
     clock : float
         Steps made by earlier fits.
+    observers : Observers, optional
+        Those who look at the model at the end of each epoch.
     """
     rows = [partition.n_rows for partition in partitions]
     server = build_server(model, settings, state, sum(rows), n_threads, clock)
@@ -74,6 +78,8 @@ def train_inline(
         return visit_inline(server, order, partitions, model, learners[name])
 
     progress = Progress(settings.verbose)
+    observers = observers if observers is not None else Observers()
+    watch = Watch(observers, dispatcher, waits=settings.mode == "sync")
 
     def done(report: VisitReport) -> None:
         take_in(history, dispatcher, report, server.seconds())
@@ -84,15 +90,26 @@ def train_inline(
         while not dispatcher.done:
             for name, order in dispatcher.orders():
                 done(visit(name, order))
+                watch.look(server)
     else:
-        with ThreadPoolExecutor(n_threads, thread_name_prefix="skdist") as pool:
-            running = set()
+        with (
+            ThreadPoolExecutor(n_threads, thread_name_prefix="skdist") as pool,
+            ThreadPoolExecutor(1, thread_name_prefix="skdist-look") as looker,
+        ):
+            running: set[Future[VisitReport]] = set()
             try:
-                while not dispatcher.done:
-                    running |= {pool.submit(visit, name, order) for name, order in dispatcher.orders()}
-                    finished, running = wait(running, return_when=FIRST_COMPLETED)
+                while not dispatcher.done or watch.looks:
+                    if not watch.holds:
+                        running |= {pool.submit(visit, name, order) for name, order in dispatcher.orders()}
+                    wait([*running, *watch.looks], return_when=FIRST_COMPLETED)
+                    finished = {future for future in running if future.done()}
+                    running -= finished
                     for future in finished:
                         done(future.result())
+                    for epoch in watch.due():
+                        watch.looks.append(looker.submit(observers.show, server.snapshot(epoch)))
+                    if watch.settle():
+                        dispatcher.end_after(server.stop())
             except BaseException:
                 server.abort()  # so that the other threads end with their round, and nobody waits
                 raise

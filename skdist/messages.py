@@ -230,6 +230,24 @@ class Answer(NamedTuple):
     seconds_held: float = 0.0
 
 
+class Snapshot(NamedTuple):
+    """The parameters when an epoch was complete: all its visits had ended.
+
+    Attributes
+    ----------
+    epoch : int
+        Counted from 0.
+    state : ndarray
+        The server's parameters.
+    clock : float
+        Sequential steps behind them.
+    """
+
+    epoch: int
+    state: np.ndarray
+    clock: float
+
+
 class VisitReport(NamedTuple):
     """How a visit ended.
 

@@ -17,9 +17,10 @@ from skdist.control.schedules import (
 )
 from skdist.models.linear import LinearModel, sweep_interval
 from skdist.models.losses import LOSSES
-from skdist.models.moments import Moments, measure
+from skdist.models.moments import Moments, combine, measure
 from skdist.models.partition import Partition
 from skdist.models.targets import Classes, Targets, measure_targets
+from skdist.models.validation import BLOCK_ROWS, SplitSummary, summarize_split
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Summary:
         Size of the rows.
     worker : str
         Address of the worker that holds it; '' in this process.
+    split : SplitSummary or None
+        Where rows are held out, of which the rest knows nothing.
     """
 
     moments: Moments
@@ -45,6 +48,7 @@ class Summary:
     dtype: np.dtype
     nbytes: int
     worker: str = ""
+    split: SplitSummary | None = None
 
 
 def summarize(partition: Partition, worker: str = "") -> Summary:
@@ -55,8 +59,21 @@ def summarize(partition: Partition, worker: str = "") -> Summary:
     ValueError
         Where X or the weights hold NaN or infinity.
     """
-    moments = measure(partition.X, partition.weights)
-    return Summary(moments, measure_targets(partition), partition.X.dtype, partition.nbytes, worker)
+    split: SplitSummary | None = None
+    if partition.training is not None:
+        split = summarize_split(partition)
+        _measure_rows(partition, partition.held_out)  # may hold NaN too
+    moments = _measure_rows(partition, partition.training)
+    dtype, nbytes = partition.X.dtype, partition.nbytes
+    return Summary(moments, measure_targets(partition), dtype, nbytes, worker, split)
+
+
+def _measure_rows(partition: Partition, rows: np.ndarray | None) -> Moments:
+    """Return the moments of some rows, all where None, of which no large copy is made."""
+    if rows is None:
+        return measure(partition.X, partition.weights)
+    blocks = [rows[start : start + BLOCK_ROWS] for start in range(0, max(len(rows), 1), BLOCK_ROWS)]
+    return combine([measure(partition.X[block], partition.weights[block]) for block in blocks])
 
 
 def _weights_of(moments: Moments) -> tuple[float, float, float]:

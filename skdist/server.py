@@ -20,7 +20,7 @@ from skdist.control.schedules import Schedule
 from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor
 from skdist.journal import Journal, Outcome
-from skdist.messages import Answer, Join, Update
+from skdist.messages import Answer, Join, Snapshot, Update
 from skdist.parameters import Parameters, Pending
 
 
@@ -282,10 +282,16 @@ class ParameterServer:
             p, journal = self._parameters, self._journal
             return Outcome(p.state, p.version, p.clock, journal.rounds, journal.epochs(), self._converged)
 
-    def stop(self) -> None:
-        """End the fit after the epochs that are under way."""
+    def snapshot(self, epoch: int) -> Snapshot:
+        """Return the present parameters, for an epoch that is complete; updates that wait stay waiting."""
+        with self._lock:
+            return Snapshot(epoch, self.state, self.clock)
+
+    def stop(self) -> int:
+        """End the fit after the epochs that are under way; return the last one."""
         with self._lock:
             self._last_epoch = min(self._last_epoch, max(self._newest_epoch, 0))
+            return self._last_epoch
 
     def abort(self) -> None:
         """Refuse all updates from now on."""

@@ -16,7 +16,7 @@ from distributed.protocol import to_serialize
 from skdist.exceptions import ServerLostError
 from skdist.fitting import FitSettings, build_server
 from skdist.journal import Outcome
-from skdist.messages import Answer, Join, Update
+from skdist.messages import Answer, Join, Snapshot, Update
 from skdist.server import ParameterServer
 
 #: An answer that the gate holds back is waited for this long in one call.
@@ -117,9 +117,13 @@ class ServerActor:
         """See `ParameterServer.progress`."""
         return self._served().progress()
 
-    def stop(self) -> None:
+    def snapshot(self, epoch: int) -> Snapshot:
+        """See `ParameterServer.snapshot`."""
+        return self._served().snapshot(epoch)
+
+    def stop(self) -> int:
         """See `ParameterServer.stop`."""
-        self._served().stop()
+        return self._served().stop()
 
     def seconds(self) -> float:
         """Return the time of the history: seconds since training began."""

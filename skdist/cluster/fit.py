@@ -33,7 +33,9 @@ from skdist.fitting import (
     take_in,
 )
 from skdist.history import History
-from skdist.messages import Visit, VisitReport
+from skdist.messages import Snapshot, Visit, VisitReport
+from skdist.models.validation import ALL_ROWS
+from skdist.observers import Observers, Watch
 
 logger = logging.getLogger("skdist")
 
@@ -55,7 +57,14 @@ ANSWER_SECONDS = 30.0
 ABORT_SECONDS = 2.0
 
 
-def train_on_cluster(client: Client, source: Source, plan: Any, settings: FitSettings) -> FitResult:
+def train_on_cluster(
+    client: Client,
+    source: Source,
+    plan: Any,
+    settings: FitSettings,
+    observers: Observers | None = None,
+    validation: Source | None = None,
+) -> FitResult:
     """Train one model on the workers of a client.
 
     Parameters
@@ -68,6 +77,10 @@ def train_on_cluster(client: Client, source: Source, plan: Any, settings: FitSet
         Makes the model once the partitions are measured.
     settings : FitSettings
         How to train.
+    observers : Observers, optional
+        Those who look at the model at the end of each epoch.
+    validation : Source, optional
+        Validation rows; None holds rows out where ``settings.hold_out`` says so.
 
     Raises
     ------
@@ -76,7 +89,7 @@ def train_on_cluster(client: Client, source: Source, plan: Any, settings: FitSet
     ValueError
         For bad data; the message names the partition.
     """
-    fit = ClusterFit(client, source, plan, settings)
+    fit = ClusterFit(client, source, plan, settings, observers, validation)
     try:
         result: FitResult = client.sync(fit.run)
     except KeyboardInterrupt:
@@ -91,7 +104,7 @@ class ClusterFit:
 
     Parameters
     ----------
-    client, source, plan, settings
+    client, source, plan, settings, observers, validation
         As in `train_on_cluster`.
 
     Attributes
@@ -100,12 +113,28 @@ class ClusterFit:
         Set when nothing of the fit is left on the cluster.
     """
 
-    def __init__(self, client: Client, source: Source, plan: Any, settings: FitSettings) -> None:
+    def __init__(
+        self,
+        client: Client,
+        source: Source,
+        plan: Any,
+        settings: FitSettings,
+        observers: Observers | None = None,
+        validation: Source | None = None,
+    ) -> None:
         self.client, self.plan, self.settings = client, plan, settings
+        self.observers = observers if observers is not None else Observers()
         self.name = f"skdist-{uuid.uuid4().hex[:8]}"
         self.cleaned = threading.Event()
         self._token = self.name.removeprefix("skdist-")
-        self._partitions = Partitions(client, source, self._token, plan.regression)
+        numbers = plan.regression
+        self._partitions = Partitions(client, source, self._token, numbers, settings.hold_out)
+        self._validated = self._partitions
+        if validation is not None:
+            token = f"{self._token}-validation"
+            self._validated = Partitions(client, validation, token, numbers, ALL_ROWS, "Validation partition")
+        self._looks: list[asyncio.Task[bool]] = []
+        self._looking = asyncio.Lock()
         self._server: ServerRef | None = None
         self._server_future: Any = None
         self._starting: list[asyncio.Future[None]] = []
@@ -140,6 +169,9 @@ class ClusterFit:
             asyncio.ensure_future(self._register_plugin()),
         ]
         summaries = await self._while_there_are_workers(self._partitions.measure(workers, memory))
+        validation = []
+        if self._validated is not self._partitions:
+            validation = await self._while_there_are_workers(self._validated.measure(workers, memory))
         for start in self._starting:
             # Not cancelled with us: what was begun is awaited, and then undone.
             try:
@@ -148,7 +180,7 @@ class ClusterFit:
                 raise ServerLostError(
                     f"The parameter server or the heartbeat plugin did not start within {ANSWER_SECONDS:g} s."
                 ) from error
-        model, state, clock = self.plan.build(summaries)
+        model, state, clock = self.plan.build(summaries, validation)
         rows = [summary.moments.rows for summary in summaries]
         n_learners = sum(workers.values())
         await self._call(
@@ -234,18 +266,25 @@ class ClusterFit:
     async def _visit_all(self, dispatcher: Dispatcher, workers: dict[str, int]) -> None:
         """Keep every worker busy until all epochs are through."""
         self._add_workers(dispatcher, workers)
+        watch = Watch(self.observers, dispatcher, waits=self.settings.mode == "sync")
         began = looked = idle = time.monotonic()
-        while not dispatcher.done:
-            for name, order in dispatcher.orders():
-                self._submit(name, order)
-            if self._flying:
+        while not dispatcher.done or watch.looks:
+            if not watch.holds:
+                for name, order in dispatcher.orders():
+                    self._submit(name, order)
+            if self._flying or watch.looks:
                 idle = time.monotonic()
-                ended, _ = await asyncio.wait(
-                    self._flying, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                await asyncio.wait(
+                    [*self._flying, *watch.looks], timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
-                for task in ended:
+                for task in [task for task in self._flying if task.done()]:
                     number = self._flying.pop(task)
                     self._land(dispatcher, number, task, time.monotonic() - began)
+                for epoch in watch.due():
+                    watch.looks.append(asyncio.ensure_future(self._look_at(epoch)))
+                self._looks = watch.looks
+                if watch.settle():
+                    dispatcher.end_after(await self._call("stop"))
             elif time.monotonic() - idle > self._limit:
                 raise self._no_workers()
             else:
@@ -253,6 +292,20 @@ class ClusterFit:
             if time.monotonic() - looked > LOOK_SECONDS:
                 looked = time.monotonic()
                 await self._look(dispatcher)
+
+    async def _look_at(self, epoch: int) -> bool:
+        """Show the model at the end of an epoch; return whether training shall end."""
+        snapshot: Snapshot = await self._call("snapshot", epoch)
+        async with self._looking:  # one after the other
+            sums = None
+            if self.observers.validation is not None:
+                assert self._server is not None
+                workers, _ = await self._workers()
+                sums = await self._while_there_are_workers(
+                    self._validated.score(self._server, self.name, snapshot.state, epoch, workers)
+                )
+            # In a thread, as it may take long and use the client.
+            return await asyncio.to_thread(self.observers.show, snapshot, sums)
 
     async def _look(self, dispatcher: Dispatcher) -> None:
         """Notice workers that came or went, a server that is lost, and tell the user."""
@@ -340,7 +393,7 @@ class ClusterFit:
         if self._starting:
             await asyncio.wait(self._starting, timeout=CLEANUP_SECONDS / 2)
         flying = list(self._visits.values())
-        for task in self._flying:
+        for task in [*self._flying, *self._looks]:
             task.cancel()
         self._flying.clear()
         if flying and self._server is not None:
@@ -348,6 +401,7 @@ class ClusterFit:
         steps: list[Callable[[], Awaitable[Any] | None]] = [
             *(future.release for future in flying),
             self._partitions.release,
+            self._validated.release,
         ]
         if flying:
             steps.insert(0, lambda: self.client.cancel(flying, force=True))

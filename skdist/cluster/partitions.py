@@ -12,12 +12,17 @@ import numpy as np
 from distributed import Client
 
 from skdist.cluster import tasks
+from skdist.cluster.actor import ServerRef
 from skdist.cluster.fetch import fetch, settle
 from skdist.cluster.source import Source, delayed_call
+from skdist.models.validation import HoldOut, ScoreSums, add_up
 from skdist.preparation import Summary
 
 #: Collections that fill more of the cluster's memory are streamed: loaded, visited and let go.
 HELD_SHARE = 0.5
+
+#: Of tasks that score: before visits that wait, which would only train on.
+LOOK_PRIORITY = 1
 
 
 class Partitions:
@@ -30,9 +35,13 @@ class Partitions:
     source : Source
         The rows.
     token : str
-        Unique per fit; part of the keys.
+        Unique; part of the keys.
     regression : bool
         Whether targets are numbers.
+    hold_out : HoldOut, optional
+        Which rows are not trained on.
+    name : str
+        What errors call a partition.
 
     Attributes
     ----------
@@ -40,8 +49,17 @@ class Partitions:
         By number; Delayed where the collection is streamed: each visit loads its partitions anew.
     """
 
-    def __init__(self, client: Client, source: Source, token: str, regression: bool) -> None:
-        self.client, self.source, self.token, self.regression = client, source, token, regression
+    def __init__(
+        self,
+        client: Client,
+        source: Source,
+        token: str,
+        regression: bool,
+        hold_out: HoldOut | None = None,
+        name: str = "Partition",
+    ) -> None:
+        self.client, self.source, self.token, self.name = client, source, token, name
+        self._kind = tasks.Kind(name, regression, hold_out)
         self.blocks: list[Any] = []
         self._passing: list[Any] = []  # needed until all is measured
         self._loaders: dict[str, asyncio.Semaphore] = {}  # by worker: threads that may load
@@ -65,12 +83,12 @@ class Partitions:
         if not self.source.lazy:
             self._passing = await self.client.scatter(list(self.source.parts), hash=False)
             self.blocks = [
-                self.client.submit(tasks.prepare_slice, n, self.regression, part, key=key, pure=False)
+                self.client.submit(tasks.prepare_slice, self._kind, n, part, key=key, pure=False)
                 for n, (key, part) in enumerate(zip(keys, self._passing, strict=True))
             ]
         else:
             self.blocks = [
-                delayed_call(tasks.prepare, key, n, self.regression, *part)
+                delayed_call(tasks.prepare, key, self._kind, n, *part)
                 for n, (key, part) in enumerate(zip(keys, self.source.parts, strict=True))
             ]
             if np.isnan(self.source.nbytes) or self.source.nbytes <= HELD_SHARE * memory:
@@ -125,7 +143,7 @@ class Partitions:
 
     def _measure_streamed(self) -> list[Any]:
         lazy = [
-            delayed_call(tasks.measure, self._measure_key(n), [n], block)
+            delayed_call(tasks.measure, self._measure_key(n), self.name, [n], block)
             for n, block in enumerate(self.blocks)
         ]
         futures: list[Any] = self.client.compute(lazy, optimize_graph=False)
@@ -133,6 +151,55 @@ class Partitions:
 
     async def _measure_held(self, workers: dict[str, int]) -> list[Any]:
         """Start a task for each thread: for Dask, a task costs more than reading a few megabytes."""
+        return [
+            self.client.submit(
+                tasks.measure, self.name, numbers, *(self.blocks[n] for n in numbers),
+                key=self._measure_key(numbers[0]), pure=False, **where,
+            )
+            for numbers, where in await self._placed(workers)
+        ]  # fmt: skip
+
+    async def score(
+        self, ref: ServerRef, plugin_name: str, state: np.ndarray, epoch: int, workers: dict[str, int]
+    ) -> ScoreSums:
+        """Score a state on the held-out rows of all partitions, where they are; only sums travel.
+
+        Parameters
+        ----------
+        ref, plugin_name
+            As in `skdist.cluster.tasks.score`.
+        state : ndarray
+            Of the model.
+        epoch : int
+            Part of the keys.
+        workers : dict of str to int
+            Threads by address.
+        """
+        futures: list[Any] = []
+        try:
+            if self.streamed:
+                shared = dask.delayed(state, pure=False)
+                lazy = [
+                    delayed_call(tasks.score, self._score_key(epoch, n), ref, plugin_name, shared, block)
+                    for n, block in enumerate(self.blocks)
+                ]
+                futures += self.client.compute(lazy, optimize_graph=False, priority=LOOK_PRIORITY)
+            else:
+                placed = await self._placed(workers)
+                futures += await self.client.scatter([state], hash=False)
+                futures += [
+                    self.client.submit(
+                        tasks.score, ref, plugin_name, futures[0], *(self.blocks[n] for n in numbers),
+                        key=self._score_key(epoch, numbers[0]), pure=False, priority=LOOK_PRIORITY, **where,
+                    )
+                    for numbers, where in placed
+                ]  # fmt: skip
+            return add_up(await fetch(self.client, futures if self.streamed else futures[1:]))
+        finally:
+            _release(futures)
+
+    async def _placed(self, workers: dict[str, int]) -> list[tuple[list[int], dict[str, Any]]]:
+        """Return the numbers of the blocks, in a list for each thread, and where their task should run."""
         await settle(self.blocks)
         held = await self.client.scheduler.who_has(keys=[block.key for block in self.blocks])
         homes: dict[str, list[int]] = {}
@@ -141,17 +208,16 @@ class Partitions:
                 await fetch(self.client, [block])  # raises what went wrong
             homes.setdefault((held.get(block.key) or [""])[0], []).append(number)
         return [
-            self.client.submit(
-                tasks.measure, numbers, *(self.blocks[n] for n in numbers),
-                key=self._measure_key(numbers[0]), pure=False,
-                workers=[home] if home else None, allow_other_workers=bool(home),
-            )
+            (numbers, {"workers": [home] if home else None, "allow_other_workers": bool(home)})
             for home, together in homes.items()
             for numbers in _shared_out(together, workers.get(home, 1))
-        ]  # fmt: skip
+        ]
 
     def _measure_key(self, number: int) -> tuple[str, int]:
         return (f"skdist-measure-{self.token}", number)
+
+    def _score_key(self, epoch: int, number: int) -> tuple[str, int, int]:
+        return (f"skdist-score-{self.token}", epoch, number)
 
 
 def _shared_out(numbers: Sequence[int], parts: int) -> list[list[int]]:

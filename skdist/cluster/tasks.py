@@ -5,34 +5,55 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from distributed import get_worker, secede
 
 from skdist.cluster.actor import ServerRef
 from skdist.learner import Learner, run_visit
 from skdist.messages import Answer, Join, Update, Visit, VisitReport
 from skdist.models.partition import Partition, convert
+from skdist.models.validation import HoldOut, ScoreSums, add_up, score_sums
 from skdist.preparation import Summary, summarize
 
 #: A visit that has waited this long for others gives its thread to the worker's other tasks, in seconds.
 SECEDE_SECONDS = 0.1
 
 
-def prepare(number: int, regression: bool, X: Any, y: Any, sample_weight: Any) -> Partition:
+class Kind(NamedTuple):
+    """What the partitions of a source are.
+
+    Attributes
+    ----------
+    name : str
+        What errors call one.
+    regression : bool
+        Whether targets are numbers.
+    hold_out : HoldOut or None
+        Which rows are not trained on.
+    """
+
+    name: str
+    regression: bool
+    hold_out: HoldOut | None
+
+
+def prepare(kind: Kind, number: int, X: Any, y: Any, sample_weight: Any) -> Partition:
     """Convert a block once; what the kernels can read as it is is not copied."""
     try:
-        return convert(X, y, sample_weight, regression)
+        partition = convert(X, y, sample_weight, kind.regression)
     except ValueError as error:
-        raise ValueError(f"Partition {number}: {error}") from error
+        raise ValueError(f"{kind.name} {number}: {error}") from error
+    return partition if kind.hold_out is None else kind.hold_out.split(partition, number)
 
 
-def prepare_slice(number: int, regression: bool, slices: tuple[Any, Any, Any]) -> Partition:
+def prepare_slice(kind: Kind, number: int, slices: tuple[Any, Any, Any]) -> Partition:
     """Convert a slice that was sent from the driver."""
-    return prepare(number, regression, *slices)
+    return prepare(kind, number, *slices)
 
 
-def measure(numbers: Sequence[int], *partitions: Partition) -> dict[int, Summary]:
+def measure(name: str, numbers: Sequence[int], *partitions: Partition) -> dict[int, Summary]:
     """Measure partitions where they are; return their summaries by number."""
     address = get_worker().address
     found = {}
@@ -40,8 +61,14 @@ def measure(numbers: Sequence[int], *partitions: Partition) -> dict[int, Summary
         try:
             found[number] = summarize(partition, address)
         except ValueError as error:
-            raise ValueError(f"Partition {number}: {error}") from error
+            raise ValueError(f"{name} {number}: {error}") from error
     return found
+
+
+def score(ref: ServerRef, plugin_name: str, state: np.ndarray, *partitions: Partition) -> ScoreSums:
+    """Score a state on the held-out rows of partitions, where they are."""
+    model, classes = get_worker().plugins[plugin_name].model_of(ref)
+    return add_up([score_sums(model, state, partition, classes) for partition in partitions])
 
 
 def visit(

@@ -171,6 +171,15 @@ class Dispatcher:
         """Whether all epochs are through."""
         return not self.in_flight and self._oldest() > self.last_epoch
 
+    @property
+    def complete(self) -> int:
+        """How many epochs are through: all their visits have ended."""
+        return min(self._oldest(), self.last_epoch + 1)
+
+    def end_after(self, epoch: int) -> None:
+        """Begin no epoch after this one."""
+        self.last_epoch = min(self.last_epoch, epoch)
+
     def finished(self, report: VisitReport) -> WorkerPlan | None:
         """Take in how a visit ended; its remaining rows wait for another one.
 
@@ -180,7 +189,7 @@ class Dispatcher:
             The plan of the visit's worker where it is another one from now on, or the first.
         """
         visit, worker = self._land(report.visit.number, report.offset)
-        self.last_epoch = min(self.last_epoch, report.last_epoch)
+        self.end_after(report.last_epoch)
         if report.offset and worker is not None:
             # Not the time in which it waited for others, or the slowest would look no slower than they do.
             busy = report.seconds - report.seconds_waited

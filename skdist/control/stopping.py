@@ -20,6 +20,41 @@ def checks_per_epoch(n_rows: int, several: bool) -> int:
     return min(max(n_rows // LEAST_ROWS_PER_CHECK, 1), MOST_CHECKS_PER_EPOCH)
 
 
+class ScoreMonitor:
+    """Ask after every epoch whether the score on validation rows still improves.
+
+    As in scikit-learn, a score below ``best + tol`` is a failure, and ``n_iter_no_change`` failures in a row
+    mean convergence.
+
+    Parameters
+    ----------
+    tol : float or None
+        The least improvement; None never converges.
+    n_iter_no_change : int
+        Failures in a row.
+
+    Attributes
+    ----------
+    best : float
+        The best score.
+    converged : bool
+        Whether there were that many failures in a row.
+    """
+
+    def __init__(self, tol: float | None, n_iter_no_change: int) -> None:
+        self.tol, self.n_iter_no_change = tol, n_iter_no_change
+        self.best, self.failures, self.converged = -math.inf, 0, False
+
+    def observe(self, score: float) -> bool:
+        """Take in the score of an epoch; return whether it is the best one so far."""
+        failed = self.tol is not None and score < self.best + self.tol
+        self.failures = self.failures + 1 if failed else 0
+        self.converged = self.converged or self.failures >= self.n_iter_no_change
+        better = score > self.best
+        self.best = max(self.best, score)
+        return better
+
+
 class ConvergenceMonitor:
     """Ask after every ``interval`` rows whether the training loss still improves.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,20 +21,32 @@ from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
 from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
+from skdist.control.stopping import ScoreMonitor
 from skdist.estimators import prediction
+from skdist.estimators.callbacks import CallbackSupport, EpochCallbacks
 from skdist.estimators.coefficients import CoefficientsMixin, dense
-from skdist.estimators.plan import Past, Plan, Training, train_in_process, train_simulated
+from skdist.estimators.plan import (
+    Past,
+    Plan,
+    Rows,
+    Training,
+    train_in_process,
+    train_simulated,
+    validation_rows,
+)
 from skdist.estimators.routing import choose_client, is_collection
 from skdist.estimators.settings import SettingsMixin
 from skdist.fitting import FitResult, FitSettings
 from skdist.models.partition import bytes_of, refuse_missing
+from skdist.models.validation import HoldOut
+from skdist.observers import Observers, Validation
 from skdist.simulator import active_cluster
 
 if TYPE_CHECKING:
     from skdist.cluster.source import Source
 
 
-class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
+class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
     """What all estimators share; parameters and attributes are those of the estimators."""
 
     #: Losses, and the one that the passive-aggressive rates are made for.
@@ -86,11 +99,6 @@ class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
 
     def _check_combinations(self) -> None:
         """Refuse parameters that are valid alone but not together."""
-        if self.early_stopping:
-            raise ValueError(
-                "early_stopping=True is not available yet. Training stops when the training loss settles "
-                "(tol, n_iter_no_change)."
-            )
         if self.learning_rate == "adaptive":
             raise ValueError(
                 "learning_rate='adaptive' is not available yet. Use 'auto', which needs no tuning."
@@ -148,7 +156,7 @@ class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
         chosen: InverseVolatility = aggregator
         return chosen
 
-    def _fit(self, X: Any, y: Any, coef_init: Any, intercept_init: Any, sample_weight: Any) -> None:
+    def _fit(self, rows: Rows, coef_init: Any, intercept_init: Any, validation: Rows) -> None:
         past = self._past() if self.warm_start and hasattr(self, "coef_") else None
         if coef_init is not None or intercept_init is not None:
             past = past or Past()
@@ -157,7 +165,13 @@ class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
                 coef=past.coef if coef_init is None else coef_init,
                 intercept=past.intercept if intercept_init is None else intercept_init,
             )
-        self._train(X, y, sample_weight, past=past, max_iter=self.max_iter, tol=self.tol)
+        callbacks = EpochCallbacks(self, *rows) if hasattr(self, "_skl_callbacks") else None
+        self._train(
+            *rows, past=past, max_iter=self.max_iter, tol=self.tol,
+            validation=validation_rows(*validation), callbacks=callbacks,
+        )  # fmt: skip
+        if callbacks is not None:
+            callbacks.end()
 
     def _train(
         self,
@@ -170,9 +184,17 @@ class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
         tol: float | None,
         going_on: bool = False,
         classes: np.ndarray | None = None,
+        validation: Rows | None = None,
+        callbacks: EpochCallbacks | None = None,
     ) -> None:
         self._check_combinations()
+        if going_on and self.early_stopping:
+            raise ValueError("early_stopping should be False with partial_fit, which makes one pass.")
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        holds_out = self.early_stopping and validation is None
+        scores = None
+        if self.early_stopping or validation is not None:
+            scores = Validation(ScoreMonitor(tol, self.n_iter_no_change) if self.early_stopping else None)
         settings = FitSettings(
             adapter=self._setting("rate_adapter"),
             sizer=self._setting("batch_sizer"),
@@ -183,54 +205,74 @@ class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
             collect=self._collected(),
             momentum=self._momentum(),
             max_iter=max_iter,
-            tol=tol,
+            tol=None if self.early_stopping else tol,
             n_iter_no_change=self.n_iter_no_change,
             seed=seed,
             shuffle=self.shuffle,
             verbose=self.verbose,
             planner=self._setting("planner"),
+            hold_out=HoldOut(self.validation_fraction, seed) if holds_out else None,
         )
         plan = self._plan(past, seed, going_on, classes)
         reset = past is None or not going_on
-        if is_collection(X) or is_collection(y):
+        observers = Observers(scores, [] if callbacks is None else [callbacks.observer(plan)])
+        lazy = next((rows for rows in (X, y, *(validation or ())) if is_collection(rows)), None)
+        if lazy is not None:
             if active_cluster() is not None:
-                raise ValueError("A simulated cluster trains on rows in memory; X is a Dask collection.")
-            source = self._collection_source(X, y, sample_weight, reset)
-            with choose_client(self.client, X if is_collection(X) else y) as client:
-                result = _train_on_cluster(client, source, plan, settings)
+                raise ValueError("A simulated cluster trains on rows in memory, not on Dask collections.")
+            source = self._source((X, y, sample_weight), reset)
+            with _about_validation_rows():
+                given = None if validation is None else self._source(validation, reset=False)
+            with choose_client(self.client, lazy) as client:
+                result = _train_on_cluster(client, source, plan, settings, observers, given)
         else:
             X, y, sample_weight = self._validated(X, y, sample_weight, reset)
+            with _about_validation_rows():
+                validation = None if validation is None else self._validated(*validation, reset=False)
             simulated = active_cluster()
             with nullcontext() if simulated else choose_client(self.client, X, bytes_of(X)) as client:
                 if simulated is not None:
-                    result = train_simulated(simulated, X, y, sample_weight, plan, settings)
+                    result = train_simulated(
+                        simulated, X, y, sample_weight, plan, settings, observers, validation
+                    )
                 elif client is None:
-                    result = train_in_process(X, y, sample_weight, plan, settings, self.n_jobs)
+                    result = train_in_process(
+                        X, y, sample_weight, plan, settings, self.n_jobs, observers, validation
+                    )
                 else:
                     from skdist.cluster.source import memory_source
 
                     source = memory_source(X, y, sample_weight)
-                    result = _train_on_cluster(client, source, plan, settings)
+                    given = None if validation is None else memory_source(*validation)
+                    result = _train_on_cluster(client, source, plan, settings, observers, given)
+        if scores is not None:
+            result = scores.conclude(result)
+        self.validation_scores_ = None if scores is None else scores.scores
+        self.best_validation_score_ = None if scores is None else max(scores.scores)
         self._adopt(plan, result, keep_history=going_on and past is not None, tol=tol)
 
     def _plan(self, past: Past | None, seed: int, going_on: bool, classes: np.ndarray | None) -> Plan:
         raise NotImplementedError
 
-    def _collection_source(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> Source:
-        from skdist.cluster.source import collection_source  # here, as it loads distributed
+    def _source(self, rows: Rows, reset: bool) -> Source:
+        """Return where the cluster finds rows, of which some or all are Dask collections."""
+        from skdist.cluster.source import collection_source, memory_source
 
-        if not is_collection(X):
-            warnings.warn(
-                "X is in memory but y is a Dask collection. If X was one too, a step before this one has "
-                "pulled it into this process, as scikit-learn's transformers do; those of "
-                "dask_ml.preprocessing leave it on the cluster. If X belongs here, pass y.compute().",
-                stacklevel=5,
-            )
-            rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset)
-            return collection_source(rows, y, sample_weight)
-        source = collection_source(X, y, sample_weight)
-        prediction.check_features(self, X, reset)
-        return source
+        X, y, sample_weight = rows
+        if is_collection(X):
+            source = collection_source(X, y, sample_weight)
+            prediction.check_features(self, X, reset)
+            return source
+        if not is_collection(y):
+            return memory_source(*self._validated(X, y, sample_weight, reset))
+        warnings.warn(
+            "X is in memory but y is a Dask collection. If X was one too, a step before this one has "
+            "pulled it into this process, as scikit-learn's transformers do; those of "
+            "dask_ml.preprocessing leave it on the cluster. If X belongs here, pass y.compute().",
+            stacklevel=5,
+        )
+        rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset)
+        return collection_source(rows, y, sample_weight)
 
     def _validated(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
         refuse_missing(np.asarray(y))  # scikit-learn does not name what it stumbles over
@@ -259,7 +301,8 @@ class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
         self._training = Training(
             model.unpack(result.state), coef, self.intercept_, result.clock, plan.moments, plan.targets
         )
-        self._keep(plan, coef)
+        for name, value in self._fitted(plan, coef).items():
+            setattr(self, name, value)
         self.n_iter_ = result.n_iter
         self.t_ = result.clock + 1.0
         if keep_history and plan.past is not None and plan.past.history is not None:
@@ -267,17 +310,19 @@ class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
             self.history_ = plan.past.history
         else:
             self.history_ = result.history
+        self.loss_curve_: list[float] = [epoch.loss for epoch in self.history_.epochs]
         if tol is not None and not result.converged and result.n_iter >= self.max_iter:
             warnings.warn(
-                f"Training stopped after max_iter={self.max_iter} passes before the loss settled. "
+                f"Training stopped after max_iter={self.max_iter} passes before the "
+                f"{'validation score' if self.early_stopping else 'loss'} settled. "
                 "Increase max_iter to go on, or set tol=None to make a fixed number of passes.",
                 ConvergenceWarning,
                 stacklevel=5,
             )
 
-    def _keep(self, plan: Plan, coef: np.ndarray) -> None:
-        """Set the attributes that are not those of every estimator."""
-        self.coef_ = coef
+    def _fitted(self, plan: Plan, coef: np.ndarray) -> dict[str, Any]:
+        """Return the attributes that differ from one kind of estimator to another."""
+        return {"coef_": coef}
 
     def _predict(self, method: str, X: Any) -> Any:
         check_is_fitted(self)
@@ -296,7 +341,16 @@ class DistributedSGDBase(CoefficientsMixin, SettingsMixin):
         return tags
 
 
-def _train_on_cluster(client: Any, source: Any, plan: Plan, settings: FitSettings) -> FitResult:
+@contextmanager
+def _about_validation_rows() -> Iterator[None]:
+    """Say of errors that it is not X and y that they are about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"X_val, y_val or sample_weight_val: {error}") from error
+
+
+def _train_on_cluster(client: Any, source: Source, *args: Any) -> FitResult:
     from skdist.cluster.fit import train_on_cluster  # here, as it loads distributed
 
-    return train_on_cluster(client, source, plan, settings)
+    return train_on_cluster(client, source, *args)

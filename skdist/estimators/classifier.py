@@ -80,11 +80,14 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
     power_t : float, default=0.5
         Exponent of 'invscaling'.
     early_stopping : bool, default=False
-        Not available yet.
+        Whether training stops by the accuracy on validation rows after each pass instead of by the training
+        loss: when it was below ``best + tol`` for ``n_iter_no_change`` passes. The parameters with the best
+        accuracy are kept; scikit-learn keeps the last ones.
     validation_fraction : float, default=0.1
-        For early stopping.
+        Share of the rows that early stopping holds out and does not train on, by class and in each
+        partition. Not used where `fit` is given ``X_val``.
     n_iter_no_change : int, default=5
-        Checks without improvement before training ends.
+        Checks without improvement before training ends; passes with ``early_stopping``.
     class_weight : dict, 'balanced' or None, default=None
         Factors of the sample weights by label; ``'balanced'`` is
         ``n_rows / (n_classes * rows of the class)``, counted over all partitions.
@@ -154,6 +157,14 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         Mini-batch steps made plus 1; asynchronous updates count by their rate scale.
     history_ : History
         What happened: rounds, visits, epochs and the plans of the workers.
+    loss_curve_ : list of float
+        Mean training loss of each pass: each row before its step, times its sample weight, without the
+        penalty.
+    validation_scores_ : list of float or None
+        Accuracy on the validation rows after each pass; None where there are none. In async mode the next
+        pass may have begun meanwhile.
+    best_validation_score_ : float or None
+        The highest of them.
 
     See Also
     --------
@@ -259,8 +270,12 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         coef_init: np.ndarray | None = None,
         intercept_init: np.ndarray | None = None,
         sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
     ) -> DistributedSGDClassifier:
-        """Train on all rows.
+        """Train on all rows, but for those that ``early_stopping`` holds out.
 
         Parameters
         ----------
@@ -274,6 +289,13 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
             Where training starts.
         sample_weight : array-like, dask Array or dask Series of shape (n_samples,), optional
             Weights; 1 each where None.
+        X_val : array-like, sparse, DataFrame, dask Array or dask DataFrame, optional
+            Rows to validate on after each pass, with the features of X. With ``early_stopping=True`` training
+            stops by their score, and no row of X is held out; otherwise the score is recorded.
+        y_val : array-like, dask Array or dask Series, optional
+            Their labels, all of them labels of y.
+        sample_weight_val : array-like, dask Array or dask Series, optional
+            Their weights; 1 each where None.
 
         Returns
         -------
@@ -282,11 +304,12 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         Raises
         ------
         ValueError
-            For bad input; the message says what to do.
+            For bad input, and where there are too few rows to validate or train on; the message says what
+            to do.
         skdist.exceptions.NoWorkersError
             Where the cluster has no worker within the time limit.
         """
-        self._fit(X, y, coef_init, intercept_init, sample_weight)
+        self._fit((X, y, sample_weight), coef_init, intercept_init, (X_val, y_val, sample_weight_val))
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -309,8 +332,8 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         Raises
         ------
         ValueError
-            Where ``classes`` is missing at the first call, differs from it later, or lacks a label of y, and
-            for bad input as in `fit`.
+            With ``early_stopping=True``; where ``classes`` is missing at the first call, differs from it
+            later, or lacks a label of y; and for bad input as in `fit`.
         """
         past = self._past() if hasattr(self, "coef_") else None
         if past is None and classes is None:
@@ -342,10 +365,8 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         if y.dtype.kind not in "buif":
             check_classification_targets(y)
 
-    def _keep(self, plan: Plan, coef: np.ndarray) -> None:
-        super()._keep(plan, coef)
-        assert plan.classes is not None
-        self.classes_ = plan.classes
+    def _fitted(self, plan: Plan, coef: np.ndarray) -> dict[str, Any]:
+        return {**super()._fitted(plan, coef), "classes_": plan.classes}
 
     def decision_function(self, X: Any) -> Any:
         """Return the signed distance to the boundary, times the norm of the coefficients.

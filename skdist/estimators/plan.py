@@ -18,8 +18,13 @@ from skdist.models.linear import LinearModel
 from skdist.models.moments import Moments, combine
 from skdist.models.partition import Partition, convert
 from skdist.models.targets import Numbers, Targets, combine_classes, combine_numbers
+from skdist.models.validation import ALL_ROWS, check_split, check_validation
+from skdist.observers import Observers
 from skdist.preparation import Summary, build_model, summarize
 from skdist.simulator import SimulatedCluster
+
+#: X, y and sample weights.
+Rows = tuple[Any, Any, Any]
 
 #: Partitions per thread when training in this process on several threads.
 PARTITIONS_PER_THREAD = 4
@@ -110,19 +115,36 @@ class Plan:
         self.moments: Moments | None = None
         self.targets: Targets | None = None
 
-    def build(self, summaries: Sequence[Summary]) -> tuple[LinearModel, np.ndarray, float]:
+    def build(
+        self, summaries: Sequence[Summary], validation: Sequence[Summary] = ()
+    ) -> tuple[LinearModel, np.ndarray, float]:
         """Return the model, its initial state and the steps that are behind it.
+
+        Parameters
+        ----------
+        summaries : sequence of Summary
+            Of all partitions.
+        validation : sequence of Summary
+            Of the validation rows that the user gave.
 
         Raises
         ------
         ValueError
-            Where there are no rows, fewer than two classes, or labels nobody announced.
+            Where there are no rows, fewer than two classes, or labels nobody announced, and where the
+            validation rows are not fit for it.
         """
         filled = [summary for summary in summaries if summary.moments.rows]
+        if self.estimator.early_stopping and not validation:
+            splits = [summary.split for summary in summaries if summary.split is not None]
+            check_split(splits, self.estimator.validation_fraction)
         if not filled:
             raise ValueError("X is empty: it has 0 rows.")
         self._check_layouts(filled)
         self.targets = self._targets([summary.targets for summary in filled])
+        if validation:
+            width = len(filled[0].moments.mean)
+            parts = [(part.split, len(part.moments.mean)) for part in validation if part.split is not None]
+            check_validation(parts, self.classes, width)
         e, past = self.estimator, self.past
         training = past.training if past is not None and self.going_on else None
         self.moments = combine([summary.moments for summary in filled])
@@ -267,32 +289,71 @@ def _shaped(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     return array.reshape(shape)
 
 
+def validation_rows(X_val: Any, y_val: Any, sample_weight_val: Any) -> Rows | None:
+    """Return the validation rows that `fit` was given, if any.
+
+    Raises
+    ------
+    ValueError
+        Where there is one of X and y without the other.
+    """
+    if (X_val is None) != (y_val is None) or (X_val is None and sample_weight_val is not None):
+        raise ValueError("X_val and y_val belong together: pass both, or neither and no sample_weight_val.")
+    return None if X_val is None else (X_val, y_val, sample_weight_val)
+
+
 def train_in_process(
-    X: Any, y: np.ndarray, sample_weight: Any, plan: Plan, settings: FitSettings, n_jobs: int | None
+    X: Any,
+    y: np.ndarray,
+    sample_weight: Any,
+    plan: Plan,
+    settings: FitSettings,
+    n_jobs: int | None,
+    observers: Observers,
+    validation: Rows | None = None,
 ) -> FitResult:
     """Train on validated rows in memory, on threads of this process."""
     if n_jobs == 0:
         raise ValueError("n_jobs=0 has no meaning: give the number of threads, or -1 for all processors.")
     threads = 1 if n_jobs is None else n_jobs if n_jobs > 0 else max((os.cpu_count() or 1) + 1 + n_jobs, 1)
     count = 1 if threads == 1 else threads * PARTITIONS_PER_THREAD
-    model, partitions, state, clock = _prepare(X, y, sample_weight, plan, count)
-    return train_inline(model, partitions, settings, state, threads, clock)
+    rows = X, y, sample_weight
+    model, partitions, state, clock = _prepare(rows, plan, settings, count, observers, validation)
+    return train_inline(model, partitions, settings, state, threads, clock, observers)
 
 
 def train_simulated(
-    cluster: SimulatedCluster, X: Any, y: np.ndarray, sample_weight: Any, plan: Plan, settings: FitSettings
+    cluster: SimulatedCluster,
+    X: Any,
+    y: np.ndarray,
+    sample_weight: Any,
+    plan: Plan,
+    settings: FitSettings,
+    observers: Observers,
+    validation: Rows | None = None,
 ) -> FitResult:
     """Train on validated rows in memory, on a simulated cluster."""
     count = cluster.n_learners * cluster.partitions_per_learner
-    return cluster.train(*_prepare(X, y, sample_weight, plan, count), settings)
+    prepared = _prepare((X, y, sample_weight), plan, settings, count, observers, validation)
+    return cluster.train(*prepared, settings, observers)
 
 
 def _prepare(
-    X: Any, y: np.ndarray, sample_weight: Any, plan: Plan, count: int
+    rows: Rows,
+    plan: Plan,
+    settings: FitSettings,
+    count: int,
+    observers: Observers,
+    validation: Rows | None,
 ) -> tuple[LinearModel, list[Partition], np.ndarray, float]:
     """Return the model, rows in ``count`` partitions, the first state and its clock."""
-    whole = convert(X, y, sample_weight, plan.regression)
-    model, state, clock = plan.build([summarize(whole)])
+    whole = convert(*rows, plan.regression)
+    if settings.hold_out is not None:
+        whole = settings.hold_out.split(whole, 0)
+    given = [ALL_ROWS.split(convert(*validation, plan.regression), 0)] if validation is not None else []
+    model, state, clock = plan.build([summarize(whole)], [summarize(part) for part in given])
     whole = whole.globally(plan.classes)
-    edges = np.linspace(0, whole.n_rows, min(count, whole.n_rows) + 1).astype(int)
+    observers.here(model, given or [whole], plan.classes)
+    n_rows = whole.X.shape[0]
+    edges = np.linspace(0, n_rows, min(count, n_rows) + 1).astype(int)
     return model, [whole.part(a, b) for a, b in itertools.pairwise(edges)], state, clock

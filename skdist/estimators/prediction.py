@@ -12,6 +12,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import validate_data
 
 from skdist.models.partition import convert_rows, frame_to_numpy
+from skdist.models.validation import decide
 
 
 class Linear(NamedTuple):
@@ -74,8 +75,7 @@ class Linear(NamedTuple):
         if method == "decision_function" or self.classes is None:
             return np.asarray(scores.ravel() if scores.shape[1] == 1 else scores)
         if method == "predict":
-            codes = (scores[:, 0] > 0).astype(np.intp) if scores.shape[1] == 1 else scores.argmax(axis=1)
-            return np.asarray(self.classes[codes])
+            return np.asarray(self.classes[decide(scores)])
         if method == "predict_proba":
             return _probabilities(scores, self.link)
         if self.link == "softmax":

@@ -66,11 +66,14 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
     power_t : float, default=0.5
         Exponent of 'invscaling'.
     early_stopping : bool, default=False
-        Not available yet.
+        Whether training stops by R^2 on validation rows after each pass instead of by the training loss: when
+        it was below ``best + tol`` for ``n_iter_no_change`` passes. The parameters with the best one are
+        kept; scikit-learn keeps the last ones.
     validation_fraction : float, default=0.1
-        For early stopping.
+        Share of the rows that early stopping holds out and does not train on, in each partition. Not used
+        where `fit` is given ``X_val``.
     n_iter_no_change : int, default=5
-        Checks without improvement before training ends.
+        Checks without improvement before training ends; passes with ``early_stopping``.
     warm_start : bool, default=False
         Whether `fit` starts from the present solution.
     average : bool or int, default=False
@@ -131,6 +134,14 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
         Mini-batch steps made plus 1; asynchronous updates count by their rate scale.
     history_ : History
         What happened: rounds, visits, epochs and the plans of the workers.
+    loss_curve_ : list of float
+        Mean training loss of each pass: each row before its step, times its sample weight, without the
+        penalty.
+    validation_scores_ : list of float or None
+        R^2 on the validation rows after each pass; None where there are none. In async mode the next
+        pass may have begun meanwhile.
+    best_validation_score_ : float or None
+        The highest of them.
 
     See Also
     --------
@@ -229,6 +240,10 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
         coef_init: np.ndarray | None = None,
         intercept_init: np.ndarray | None = None,
         sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
     ) -> DistributedSGDRegressor:
         """Train on all rows.
 
@@ -244,6 +259,13 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
             Where training starts.
         sample_weight : array-like, dask Array or dask Series of shape (n_samples,), optional
             Weights; 1 each where None.
+        X_val : array-like, sparse, DataFrame, dask Array or dask DataFrame, optional
+            Rows to validate on after each pass, with the features of X. With ``early_stopping=True`` training
+            stops by their score, and no row of X is held out; otherwise the score is recorded.
+        y_val : array-like, dask Array or dask Series, optional
+            Their labels, all of them labels of y.
+        sample_weight_val : array-like, dask Array or dask Series, optional
+            Their weights; 1 each where None.
 
         Returns
         -------
@@ -256,7 +278,7 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
         skdist.exceptions.NoWorkersError
             Where the cluster has no worker within the time limit.
         """
-        self._fit(X, y, coef_init, intercept_init, sample_weight)
+        self._fit((X, y, sample_weight), coef_init, intercept_init, (X_val, y_val, sample_weight_val))
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -275,7 +297,7 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
         Raises
         ------
         ValueError
-            For bad input as in `fit`.
+            With ``early_stopping=True``, and for bad input as in `fit`.
         """
         past = self._past() if hasattr(self, "coef_") else None
         self._train(X, y, sample_weight, past=past, max_iter=1, tol=None, going_on=True)
@@ -327,5 +349,5 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
     def _plan(self, past: Past | None, seed: int, going_on: bool, classes: np.ndarray | None) -> Plan:
         return RegressorPlan(self, past, seed, going_on)
 
-    def _keep(self, plan: Plan, coef: np.ndarray) -> None:
-        self.coef_ = coef.ravel()
+    def _fitted(self, plan: Plan, coef: np.ndarray) -> dict[str, Any]:
+        return {"coef_": coef.ravel()}

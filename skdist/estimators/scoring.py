@@ -59,10 +59,7 @@ def squares(predicted: Any, truth: Any, weights: Any = None) -> tuple[float, Num
 
 def explained(parts: Sequence[tuple[float, Numbers]]) -> float:
     """Return the share of the variance that is explained."""
-    error, targets = sum(part for part, _ in parts), combine_numbers([numbers for _, numbers in parts])
-    if targets.deviation == 0.0:
-        return 1.0 if error == 0.0 else 0.0  # as scikit-learn has it
-    return 1.0 - error / targets.deviation
+    return combine_numbers([numbers for _, numbers in parts]).explained(sum(part for part, _ in parts))
 
 
 def _aligned(predicted: Any, truth: Any, weights: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

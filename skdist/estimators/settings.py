@@ -60,6 +60,8 @@ class SettingsMixin(BaseEstimator):
         for attribute in ("_metadata_request", "_sklearn_output_config"):
             if hasattr(self, attribute):
                 setattr(twin, attribute, clone(getattr(self, attribute), safe=False))
+        if hasattr(self, "_skl_callbacks"):
+            twin._skl_callbacks = self._skl_callbacks  # shared, as scikit-learn's own clone does
         return twin
 
     def __copy__(self) -> SettingsMixin:

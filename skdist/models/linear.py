@@ -13,6 +13,7 @@ from skdist.control.schedules import Schedule
 from skdist.exceptions import DivergedError
 from skdist.models.compile import as_input
 from skdist.models.kernels import dense_steps, sparse_steps
+from skdist.models.loss_kernels import fill_gradients
 from skdist.models.losses import LOSSES, NO_CLASS
 from skdist.models.moments import Moments
 from skdist.models.noise import GradientNoise
@@ -110,6 +111,13 @@ class LinearModel:
         """Whether the state carries an average."""
         return math.isfinite(self.schedule.average_from)
 
+    @property
+    def _positive(self) -> int:
+        """The code that problem 0 calls +1; see `skdist.models.loss_kernels`."""
+        if not self.n_classes:
+            return NO_CLASS
+        return 1 if self.n_problems == 1 else 0
+
     def initial_state(
         self, coef: np.ndarray | None = None, intercept: np.ndarray | None = None
     ) -> np.ndarray:
@@ -169,10 +177,28 @@ class LinearModel:
 
     def order(self, partition: Partition, number: int, epoch: int) -> np.ndarray:
         """Return the order in which ``epoch`` reads the rows of partition ``number``."""
+        training = partition.training
         if not self.shuffle:
-            return np.arange(partition.n_rows, dtype=np.int32)
-        page = rows_per_page(partition.X)
-        return row_order(partition.n_rows, page, (self.seed, epoch, number))
+            return np.arange(partition.n_rows, dtype=np.int32) if training is None else training
+        order = row_order(partition.n_rows, rows_per_page(partition.X), (self.seed, epoch, number))
+        return order if training is None else training[order]
+
+    def loss_sum(self, z: np.ndarray, partition: Partition) -> float:
+        """Return the weighted sum of the losses of raw predictions, as `train` does; overwrites ``z``.
+
+        Parameters
+        ----------
+        z : ndarray of shape (n_rows, n_problems), float64
+        partition : Partition
+            The rows, all of them.
+        """
+        targets, weights = as_input(partition.targets), as_input(partition.weights)
+        loss = LOSSES[self.loss]
+        total = fill_gradients(
+            loss.code, self.epsilon, np.ascontiguousarray(z), np.empty(z.shape), targets, weights,
+            as_input(self.class_weights), self._positive,
+        )  # fmt: skip
+        return float(total) / (1 if loss.joint else self.n_problems)
 
     def steps(self, rows: int) -> int:
         """Return the mini-batch steps that ``rows`` rows of one partition make, the last may be short."""
@@ -221,22 +247,21 @@ class LinearModel:
         least = 1000.0 * float(np.finfo(state.dtype).eps)
         targets, weights, X = as_input(partition.targets), as_input(partition.weights), partition.X
         order, scale, center = as_input(order), as_input(self.scale), as_input(self.center)
-        positive = NO_CLASS if not self.n_classes else 1 if self.n_problems == 1 else 0
         loss, class_weights = LOSSES[self.loss], as_input(self.class_weights)
         record = UNOBSERVED if noise is None else noise
         if self.sparse:
             total = sparse_steps(
                 as_input(X.data), as_input(X.indices), as_input(X.indptr), targets, weights,
                 order, start, stop, self.batch_size, state, float(t),
-                loss.code, self.epsilon, class_weights, positive, self.l1, self.l2, self.fit_intercept, scale,
-                schedule.code, schedule.eta0, schedule.parameter, averaged, power, average_from, least,
-                self.sweep, record.sums, record.squares,
+                loss.code, self.epsilon, class_weights, self._positive, self.l1, self.l2, self.fit_intercept,
+                scale, schedule.code, schedule.eta0, schedule.parameter, averaged, power, average_from,
+                least, self.sweep, record.sums, record.squares,
             )  # fmt: skip
         else:
             total = dense_steps(
                 as_input(X), targets, weights,
                 order, start, stop, self.batch_size, state, float(t),
-                loss.code, self.epsilon, class_weights, positive, self.l1, self.l2, self.fit_intercept,
+                loss.code, self.epsilon, class_weights, self._positive, self.l1, self.l2, self.fit_intercept,
                 scale, center, schedule.code, schedule.eta0, schedule.parameter, averaged, power,
                 average_from, least, record.sums, record.squares,
             )  # fmt: skip

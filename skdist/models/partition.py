@@ -35,6 +35,8 @@ class Partition:
         The classes present, sorted; None in a regression.
     owned_bytes : int
         Memory that the conversion added to that of the user's own blocks.
+    training : ndarray of int32 or None
+        The rows to train on, ascending; the others are held out. All where None.
     """
 
     X: Any
@@ -42,11 +44,19 @@ class Partition:
     weights: np.ndarray
     labels: np.ndarray | None
     owned_bytes: int = 0
+    training: np.ndarray | None = None
 
     @property
     def n_rows(self) -> int:
-        """Number of rows."""
-        return int(self.X.shape[0])
+        """Number of rows to train on."""
+        return int(self.X.shape[0]) if self.training is None else len(self.training)
+
+    @property
+    def held_out(self) -> np.ndarray:
+        """The rows that are not trained on, ascending."""
+        mask = np.full(self.X.shape[0], self.training is not None)
+        mask[self.training if self.training is not None else []] = False
+        return np.flatnonzero(mask).astype(np.int32)
 
     @property
     def nbytes(self) -> int:
@@ -55,7 +65,8 @@ class Partition:
 
     def __sizeof__(self) -> int:
         # Dask's memory manager asks: what is shared with the user's block is counted there.
-        return self.owned_bytes + self.targets.nbytes + self.weights.nbytes
+        chosen = 0 if self.training is None else self.training.nbytes
+        return self.owned_bytes + self.targets.nbytes + self.weights.nbytes + chosen
 
     def globally(self, classes: np.ndarray | None) -> Partition:
         """Return the same rows with codes that index ``classes``."""
@@ -66,7 +77,14 @@ class Partition:
 
     def part(self, start: int, stop: int) -> Partition:
         """Return some of the rows."""
-        return Partition(self.X[start:stop], self.targets[start:stop], self.weights[start:stop], self.labels)
+        training = self.training
+        if training is not None:
+            training = training[slice(*np.searchsorted(training, (start, stop)))] - np.int32(start)
+        return replace(self.take(slice(start, stop)), training=training)
+
+    def take(self, rows: Any) -> Partition:
+        """Return the rows of an index, all of them to train on."""
+        return Partition(self.X[rows], self.targets[rows], self.weights[rows], self.labels)
 
 
 def bytes_of(X: Any) -> int:

@@ -102,13 +102,21 @@ class Numbers:
         variance = self.deviation / self.weight if self.weight > 0 else 0.0
         return float(np.sqrt(variance)) if variance > 0 else 1.0
 
+    def explained(self, error: float) -> float:
+        """Return R^2: the share of the deviation that is left out of a sum of squared errors."""
+        if self.deviation == 0.0:
+            return 1.0 if error == 0.0 else 0.0  # as scikit-learn has it
+        return 1.0 - error / self.deviation
+
 
 Targets = Classes | Numbers
 
 
 def measure_targets(partition: Partition) -> Targets:
-    """Return what is to be known of the targets of a partition."""
+    """Return what is to be known of the targets of the rows to train on."""
     targets, weights = partition.targets, partition.weights.astype(np.float64, copy=False)
+    if partition.training is not None:
+        targets, weights = targets[partition.training], weights[partition.training]
     if partition.labels is None:
         return measure_numbers(targets, weights)
     count = len(partition.labels)

@@ -12,6 +12,7 @@ import numpy as np
 
 from skdist.fitting import FitResult, FitSettings
 from skdist.models.partition import Partition
+from skdist.observers import Observers
 from skdist.simulator.run import Run
 
 Seconds = float | Callable[[float], float]
@@ -134,9 +135,10 @@ class SimulatedCluster:
         state: np.ndarray,
         clock: float,
         settings: FitSettings,
+        observers: Observers | None = None,
     ) -> FitResult:
         """Train on partitions in memory; `skdist.inline.train_inline` under the virtual clock."""
-        return Run(self, model, partitions, settings, state, clock).result()
+        return Run(self, model, partitions, settings, state, clock, observers).result()
 
 
 def active_cluster() -> SimulatedCluster | None:

@@ -25,6 +25,7 @@ from skdist.history import History
 from skdist.learner import run_visit
 from skdist.messages import Answer, Join, Update, Visit, VisitReport
 from skdist.models.partition import Partition
+from skdist.observers import Observers, Watch
 from skdist.simulator.slot import Slot
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Run:
         settings: FitSettings,
         state: np.ndarray,
         clock: float,
+        observers: Observers | None = None,
     ) -> None:
         self.cluster, self.model, self.partitions = cluster, model, partitions
         cluster.now, cluster.snapshots = 0.0, []
@@ -62,6 +64,8 @@ class Run:
             # A visit costs an exchange or two.
             least_seconds=2 * max(min(exchange(0.0) for exchange in cluster.exchange_times), 1e-6),
         )
+        # A look takes no virtual time.
+        self.watch = Watch(observers if observers is not None else Observers(), self.dispatcher, waits=True)
         self.slots = {str(number): Slot(cluster, number, model, settings) for number in range(count)}
         self.history = History()
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -199,6 +203,7 @@ class Run:
         )  # fmt: skip
         slot.visit = None
         take_in(self.history, self.dispatcher, report, self.cluster.now)
+        self.watch.look(self.server)
         self._begin(slot)
         self._dispatch()
 

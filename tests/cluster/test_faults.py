@@ -37,10 +37,10 @@ def kill(client, holds_server, dask_worker_pids):
     return victim
 
 
-def train_and_kill(client, dX, dy, holds_server):
+def train_and_kill(client, dX, dy, holds_server, **params):
     pids = client.run(os.getpid)
     clf = DistributedSGDClassifier(
-        "log_loss", random_state=0, max_iter=10_000_000, tol=None, round_size=1_000, client=client
+        "log_loss", random_state=0, max_iter=10_000_000, tol=None, round_size=1_000, client=client, **params
     )
     outcome = {}
 

@@ -24,6 +24,8 @@ STOCHASTIC = {
 REPEATABLE = {
     "check_fit_idempotent": "several learners do not repeat to the bit",
     "check_supervised_y_2d": "several learners do not repeat to the bit",
+    "check_regressor_data_not_an_array": "several learners do not repeat to the bit",
+    "check_regressors_int": "several learners do not repeat to the bit",
 }
 
 #: Deep-copy the parameters, and a client of a cluster cannot be copied.

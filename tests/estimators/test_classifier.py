@@ -428,7 +428,6 @@ def test_settings_can_be_searched_in_a_pipeline():
         {"batch_size": 0},
         {"round_size": "small"},
         {"class_weight": "heavy"},
-        {"early_stopping": True},
         {"collect": 0},
         {"collect": "all"},
         {"eta0": 0.0},

@@ -141,7 +141,7 @@ def test_sparse_coefficients_predict_the_same_and_train_on(kind, rows):
     expected = fitted.predict(rows)
     assert fitted.sparsify() is fitted
     assert sp.issparse(fitted.coef_)
-    np.testing.assert_array_equal(fitted.predict(rows), expected)
+    np.testing.assert_allclose(fitted.predict(rows), expected)
     chunks = da.from_array(X, chunks=(200, -1))
     if rows is not X:
         chunks = chunks.map_blocks(sp.csr_array)
