@@ -7,11 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from skdist.attempts import Attempt, Attempts
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.dispatch import EPOCH_LEAD
 from skdist.control.gates import Gate
@@ -21,28 +20,8 @@ from skdist.control.schedules import Schedule
 from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor
 from skdist.journal import Journal, Outcome
-from skdist.messages import Answer, Join, Update, Visit
+from skdist.messages import Answer, Join, Update
 from skdist.parameters import Parameters, Pending
-
-
-@dataclass
-class _Attempt:
-    """The newest execution of a visit, the rows acknowledged so far, and the last answer it got.
-
-    A request that comes again gets the same answer again. The parameters in it are what the next update
-    starts from. While the gate holds the answer back, ``ticket`` is its future.
-    """
-
-    visit: Visit
-    name: str
-    learner: str
-    offset: int = 0
-    answer: Answer | None = None
-    ticket: Future[Answer] | None = None
-    last: tuple[int, int] = (-1, -1)
-    started: int = 0
-    staleness: float = math.nan
-    arrived: float = 0.0
 
 
 class ParameterServer:
@@ -134,10 +113,7 @@ class ParameterServer:
         # A round of one step has no volatility.
         shortest = 2 * batch_size if aggregator is not None else batch_size
         self._roster = Roster(adapter, sizer, round_size, batch_size, shortest, n_rows, n_learners, even)
-        self._attempts: dict[int, _Attempt] = {}
-        self._waiting: dict[str, _Attempt] = {}
-        self._company: dict[str, int] = {}  # the epoch in which each learner was last at work
-        self._retired: set[int] = set()
+        self._attempts = Attempts()
         self._pending: list[Pending] = []
         self._lock = threading.Lock()
 
@@ -168,18 +144,16 @@ class ParameterServer:
             now = self._now()
             member = self._roster.enlist(join.learner, join.worker, join.link, now)
             number, epoch = join.visit.number, join.visit.epoch
-            attempt = self._attempts.setdefault(number, _Attempt(join.visit, "", join.learner))
-            if epoch > self._last_epoch or number in self._retired:
+            attempt = self._attempts.enlist(join.visit, join.learner)
+            if epoch > self._last_epoch or self._attempts.retired(number):
                 return self._refuse(attempt)
             if attempt.name == join.attempt and attempt.answer is not None:
                 return attempt.answer
             if attempt.name:
-                self._company.pop(attempt.learner, None)
+                self._attempts.forget(attempt.learner)
                 self._end(attempt)
-            attempt.name, attempt.learner, attempt.last = join.attempt, join.learner, (-1, -1)
-            attempt.started, attempt.staleness = attempt.started + 1, math.nan
+            self._attempts.begin(attempt, join.attempt, join.learner)
             self._roster.start(join.learner)
-            self._company[join.learner] = epoch
             if epoch > self._newest_epoch:
                 self._newest_epoch = epoch
                 self._gate.expect(join.visit.company, now)
@@ -217,7 +191,6 @@ class ParameterServer:
                 return attempt.ticket or attempt.answer
             if update.start != attempt.offset:
                 return self._refuse(attempt)
-            attempt.last, attempt.offset = (update.start, update.stop), update.stop
             now, learner = self._now(), attempt.learner
             member = self._roster.heard(
                 learner, update.link, update.seconds_per_row, update.seconds_exchange, now
@@ -225,7 +198,7 @@ class ParameterServer:
             staleness = float(max(self.version - member.solo - update.base, 0))
             # One of each learner makes a version: who is one behind has just missed the end of a round.
             late = max(staleness - 1, 0.0) if self._gate.collective else staleness
-            attempt.staleness = late
+            attempt.accept(update, late, now)
             scale = self._guarded(update.rate_scale, late)
             begin = attempt.visit.segments[0]
             order = begin.partition, begin.start, update.visit
@@ -239,17 +212,19 @@ class ParameterServer:
             if self._gate.open:
                 return self._answer(attempt, member, now)
             self._gate.arrive(learner, now)
-            self._waiting[learner] = attempt
-            ticket = attempt.ticket = Future()
-            attempt.arrived = now
+            self._attempts.hold(attempt)
             released = self._advance(now)
-            if update.last and attempt.ticket is not None and not self._gate.strict:
+            reply: Answer | Future[Answer]
+            if learner not in self._attempts.waiting:
+                reply = attempt.answer
+            elif update.last and not self._gate.strict:
                 # Nothing is trained from the answer, so nobody need wait for it.
-                self._waiting.pop(learner)
+                self._attempts.release(learner)
                 self._gate.leave(learner)
-                attempt.ticket = None
-                return self._answer(attempt, member, now)
-        reply: Answer | Future[Answer] = _deliver(released, ticket)
+                reply = self._answer(attempt, member, now)
+            else:
+                reply = attempt.ticket = Future()
+        _deliver(released)
         return reply
 
     def retire(self, visit: int) -> int:
@@ -258,12 +233,12 @@ class ParameterServer:
         For visits on workers that left: the rest of the rows goes into a new visit.
         """
         with self._lock:
-            self._retired.add(visit)
+            self._attempts.retire(visit)
             attempt = self._attempts.get(visit)
             if attempt is None or not attempt.started:
                 self._gate.miss()
             elif attempt.name:
-                self._company.pop(attempt.learner, None)
+                self._attempts.forget(attempt.learner)
                 self._end(attempt)
             released = self._advance(self._now())
         _deliver(released)
@@ -284,7 +259,7 @@ class ParameterServer:
     @property
     def waits(self) -> bool:
         """Whether the gate holds an answer back."""
-        return bool(self._waiting)
+        return bool(self._attempts.waiting)
 
     def patience(self) -> float:
         """Return the seconds after which `expire` should be called if nothing happens."""
@@ -295,7 +270,7 @@ class ParameterServer:
         with self._lock:
             now = self._now()
             for learner in self._gate.expire(now):
-                self._company.pop(learner, None)
+                self._attempts.forget(learner)
             released = self._advance(now)
         _deliver(released)
 
@@ -316,7 +291,7 @@ class ParameterServer:
         """Refuse all updates from now on."""
         with self._lock:
             self._last_epoch = -1
-            for attempt in self._attempts.values():
+            for attempt in self._attempts:
                 if attempt.name:
                     self._end(attempt)
 
@@ -335,16 +310,12 @@ class ParameterServer:
         decay = self._schedule.decay(self.clock)
         return min(scale, self._adapter.rate_scale(staleness, self._roster.reference(), decay))
 
-    def _end(self, attempt: _Attempt) -> None:
+    def _end(self, attempt: Attempt) -> None:
         """Take in that the present execution of a visit is over; who still waits for it is refused."""
-        learner = attempt.learner
-        self._roster.end(learner)
-        # The end of an earlier visit may come when its learner is in the next one already.
-        if self._waiting.get(learner) is attempt:
-            del self._waiting[learner]
-        if not self._roster[learner].visits:
-            self._gate.leave(learner)
-        attempt.name, attempt.answer = "", None
+        self._attempts.end(attempt)
+        self._roster.end(attempt.learner)
+        if not self._roster[attempt.learner].visits:
+            self._gate.leave(attempt.learner)
         if attempt.ticket is not None:
             attempt.ticket.set_result(self._refuse(attempt))
             attempt.ticket = None
@@ -360,12 +331,13 @@ class ParameterServer:
                 self._apply()
         released = []
         for name in self._gate.released():
-            attempt = self._waiting.pop(name)
-            ticket = attempt.ticket
-            assert ticket is not None
+            attempt = self._attempts.release(name)
             self._gate.proceed(name, now)
-            released.append((ticket, self._answer(attempt, self._roster[name], now)))
-            attempt.ticket = None
+            answer = self._answer(attempt, self._roster[name], now, now - attempt.arrived)
+            # Who has only just come has no ticket yet and takes its answer with it.
+            if attempt.ticket is not None:
+                released.append((attempt.ticket, answer))
+                attempt.ticket = None
         return released
 
     def _apply(self) -> None:
@@ -375,8 +347,7 @@ class ParameterServer:
         if self._gate.collective:
             # Also where some are through with their rows: the rows of the others must not count more then.
             oldest = self._newest_epoch - (0 if self._gate.strict else EPOCH_LEAD)
-            at_work = {name for name, epoch in self._company.items() if epoch >= oldest}
-            learners = len(at_work.union(item.learner for item in pending))
+            learners = len(self._attempts.at_work(oldest).union(item.learner for item in pending))
             pending.sort(key=lambda item: item.order)
         weights = self._parameters.apply(pending, learners, len(pending) / learners)
         authors = {item.learner for item in pending}
@@ -397,7 +368,7 @@ class ParameterServer:
             # Epochs under way are finished: every row counts equally often.
             self._converged, self._last_epoch = True, self._newest_epoch
 
-    def _answer(self, attempt: _Attempt, member: Member, now: float) -> Answer:
+    def _answer(self, attempt: Attempt, member: Member, now: float, held: float = 0.0) -> Answer:
         round_size, efficiency = self._roster.next_round(attempt.learner)
         monitor = self._monitor if len(self._roster) == 1 else None
         attempt.answer = Answer(
@@ -415,7 +386,7 @@ class ParameterServer:
             last_epoch=self._last_epoch,
             until_check=monitor.until_check if monitor is not None else math.inf,
             check_interval=monitor.interval if monitor is not None else math.inf,
-            seconds_held=now - attempt.arrived if attempt.ticket is not None else 0.0,
+            seconds_held=held,
         )
         return attempt.answer
 
@@ -425,7 +396,7 @@ class ParameterServer:
             return self._roster.peers(learner, now)
         return 0.0 if self._gate.strict else self._roster.mean_peer(learner, now)
 
-    def _refuse(self, attempt: _Attempt) -> Answer:
+    def _refuse(self, attempt: Attempt) -> Answer:
         return Answer(
             accepted=False, state=self.state, offset=attempt.offset, version=self.version, foreign=0,
             clock=self.clock, staleness=math.nan, round_size=self._batch_size, efficiency=1.0, peers=0.0,
@@ -433,11 +404,7 @@ class ParameterServer:
         )  # fmt: skip
 
 
-def _deliver(released: list[tuple[Future[Answer], Answer]], own: Future[Answer] | None = None) -> Any:
-    """Resolve futures, outside the lock; return the caller's own answer, or its future if it has none."""
-    mine: Any = own
+def _deliver(released: list[tuple[Future[Answer], Answer]]) -> None:
+    """Resolve futures, outside the lock."""
     for ticket, answer in released:
-        if ticket is own:
-            mine = answer
         ticket.set_result(answer)
-    return mine

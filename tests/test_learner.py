@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 import math
 from collections import Counter
@@ -292,7 +291,7 @@ def test_the_duration_of_an_exchange_is_told_with_the_next_update():
 
 
 def test_a_learner_without_adapter_applies_its_updates_in_full():
-    busy = dataclasses.replace(ANSWER, peers=100.0)
+    busy = ANSWER._replace(peers=100.0)
     assert Learner("a", seconds_per_row=1.0).rate_scale(100, busy, 1.0) == (0.0, 1.0)
 
 
@@ -312,7 +311,7 @@ def test_context_of_a_learner_blends_its_window_and_the_predicted_rounds(
     learner = Learner("a", "w", adapter, collect, link=lambda: link, seconds_per_row=0.01)
     for value in window:
         learner.staleness.append(value)
-    answer = dataclasses.replace(ANSWER, peers=peers, reference=reference)
+    answer = ANSWER._replace(peers=peers, reference=reference)
     context, scale = learner.rate_scale(50, answer, decay=1.5)
     samples = window[-6:][::-1][::2]
     predicted = (50 * 0.01 + 2 * latency) * peers / collect
@@ -324,7 +323,7 @@ def test_context_of_a_learner_blends_its_window_and_the_predicted_rounds(
 def test_a_link_that_degrades_lowers_the_rate_before_late_updates_arrive():
     latency = [0.001]
     learner = Learner("a", "w", StalenessWindow(), link=lambda: Link((latency[0],)), seconds_per_row=1e-3)
-    answer = dataclasses.replace(ANSWER, peers=20.0)
+    answer = ANSWER._replace(peers=20.0)
     quick = learner.rate_scale(100, answer, 1.0)[1]
     latency[0] = 0.5
     assert learner.rate_scale(100, answer, 1.0)[1] < quick

@@ -1,4 +1,3 @@
-import dataclasses
 import gc
 import math
 import weakref
@@ -366,9 +365,19 @@ def test_round_sizes_stay_within_a_step_and_the_data():
 
 @pytest.mark.parametrize(("late", "size"), [(0, 2_000), (3, 1_142), (4, 666), (5, 250)])
 def test_automatic_rounds_follow_the_link_down_to_a_sixteenth_of_the_standard(late, size):
-    server = make_server(sizer=LatencyBatchSizer(threshold=0.01), n_rows=64_000)
+    server = make_server(sizer=LatencyBatchSizer(threshold=0.01), n_rows=128_000, n_learners=2)
     learner = FakeLearner(server, rows=64_000, link=Link((0.001,) * (5 - late) + (0.05,) * late))
     assert learner.answer.round_size == size
+
+
+@pytest.mark.parametrize("sizer", [None, LatencyBatchSizer(), LatencyBatchSizer(rule="throughput")])
+def test_automatic_rounds_of_a_single_learner_are_as_long_as_an_epoch_until_another_joins(sizer):
+    server = make_server(sizer=sizer, n_rows=64_000)
+    alone = FakeLearner(server, rows=64_000)
+    assert alone.answer.round_size == 64_000 or sizer is not None
+    assert alone.push(rows=640, seconds_per_row=1e-6).round_size == 64_000
+    FakeLearner(server, "b", visit=2)
+    assert alone.push(rows=640, seconds_per_row=1e-6).round_size <= 64_000 // 2
 
 
 def test_the_auto_threshold_takes_the_latencies_of_other_workers_only():
@@ -454,7 +463,7 @@ def test_an_update_is_not_changed_by_the_server():
     server = make_server(size=3)
     learner = FakeLearner(server)
     update = learner.update(rows=1, scale=0.5, change=1.0)
-    before = dataclasses.replace(update, state=update.state.copy())
+    before = update._replace(state=update.state.copy())
     learner.push(update)
     np.testing.assert_array_equal(update.state, before.state)
 

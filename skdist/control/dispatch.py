@@ -237,7 +237,7 @@ class Dispatcher:
         for number in fresh:
             company = sum(visit.epoch == number for _, visit in given)
             for place, (name, visit) in enumerate(given):
-                if visit.epoch == number:
+                if visit.epoch == number and visit.company != company:
                     visit = replace(visit, company=company)
                     given[place], self.in_flight[visit.number] = (name, visit), (visit, name)
         return given
@@ -283,7 +283,7 @@ class Dispatcher:
             own = {home: _Queue(home) for home in dict.fromkeys(homes)}
             queues = list(own.values())
             parts = [(segment, own[home]) for segment, home in zip(segments, homes, strict=True)]
-        if self._shuffle:
+        if self._shuffle and len(parts) > 1:  # seeding takes as long as a small pass
             random.Random(f"{self._seed}/{number}").shuffle(parts)
         for segment, queue in parts:
             queue.segments.append(segment)

@@ -8,7 +8,6 @@ learners does the waiting.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 
 #: A learner that has not ended a round for this long, in seconds, and for `LEASE_ROUNDS` times its longest
@@ -88,7 +87,8 @@ class Gate:
         # Of a collective round: who has ended it, and which members have not.
         self._arrived: set[str] = set()
         self._due: set[str] = set()
-        self._rounds: Counter[int] = Counter()  # of the members that count
+        self._rounds: dict[int, int] = {}  # of the members that count
+        self._members = 0
         self._slowest = 0
         self._expected = 0
         self._expected_until = -math.inf
@@ -98,7 +98,7 @@ class Gate:
     @property
     def members(self) -> int:
         """Learners that count."""
-        return self._rounds.total()
+        return self._members
 
     @property
     def open(self) -> bool:
@@ -207,13 +207,16 @@ class Gate:
         lease.lapsed = True
 
     def _count(self, lease: _Lease) -> None:
-        self._rounds[lease.round] += 1
-        self._slowest = min(self._slowest, lease.round) if self._rounds.total() > 1 else lease.round
+        self._rounds[lease.round] = self._rounds.get(lease.round, 0) + 1
+        self._members += 1
+        self._slowest = min(self._slowest, lease.round) if self._members > 1 else lease.round
 
     def _discount(self, lease: _Lease) -> None:
-        self._rounds[lease.round] -= 1
-        if not self._rounds[lease.round]:
-            del self._rounds[lease.round]
+        self._members -= 1
+        left = self._rounds.pop(lease.round) - 1
+        if left:
+            self._rounds[lease.round] = left
+        else:
             self._slowest = min(self._rounds, default=lease.round)
 
 

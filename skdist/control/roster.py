@@ -286,6 +286,10 @@ class Roster:
         """Return ``B0`` in rows, one for all: from the slowest exchange and the usual training time."""
         if not isinstance(self._round_size, str):
             return self._round_size
+        learners = max(self._n_learners, len(self._members))
+        doubled = self._sizer is not None and self._sizer.rule == "efficiency"
+        if learners == 1:  # there is nobody to exchange with before the epoch, or the visit, ends
+            return 2 * self._n_rows if doubled else self._n_rows
         # Looking at all members after each round of each would take the square of their number.
         if self._unseen <= 0:
             self._slowest_exchange = max(member.seconds_exchange for member in self._members.values())
@@ -294,9 +298,9 @@ class Roster:
         return automatic_standard(
             self._usual_seconds_per_row(),
             self._slowest_exchange,
-            self._n_rows // max(self._n_learners, len(self._members)),
+            self._n_rows // learners,
             self._batch_size,
-            doubled=self._sizer is not None and self._sizer.rule == "efficiency",
+            doubled=doubled,
         )
 
     def _usual_seconds_per_row(self) -> float:

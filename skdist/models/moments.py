@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,7 +95,10 @@ class Moments:
             bound = np.where(moving, batch_size / np.where(reach > 0, reach, 1.0) ** 2, 0.0)
         norm = 1.0 + float(scale @ deviation) / self.weight
         for _ in range(BOUND_ITERATIONS):  # the bound lowers the norm, which lowers the bound
-            scale = np.minimum(scale, bound * norm)
+            bounded = np.minimum(scale, bound * norm)
+            if np.array_equal(bounded, scale):
+                break
+            scale = bounded
             norm = 1.0 + float(scale @ deviation) / self.weight
         return scale, center, norm
 
@@ -156,7 +160,7 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
 
 def _alignment(X: Any, mean: np.ndarray, deviation: np.ndarray, present: np.ndarray) -> float:
     """Estimate the largest eigenvalue of the scaled second moments, as a share of their trace."""
-    chosen: Any = np.unique(np.linspace(0, X.shape[0] - 1, ALIGNMENT_ROWS).astype(int)) if X.shape[0] else []
+    chosen = np.linspace(0, X.shape[0] - 1, min(X.shape[0], ALIGNMENT_ROWS)).astype(int)
     moving = (deviation > 0) & (present > 0)
     if len(chosen) < 2 or not moving.any():
         return 1.0
@@ -164,20 +168,21 @@ def _alignment(X: Any, mean: np.ndarray, deviation: np.ndarray, present: np.ndar
     rows = X[chosen]
     rows = rows.multiply(factor).tocsr() if sp.issparse(rows) else (rows - mean) * factor
     squares = float(rows.power(2).sum()) if sp.issparse(rows) else float(np.vdot(rows, rows))
+    if squares == 0.0:
+        return 1.0
+    rows = rows / math.sqrt(squares)  # the eigenvalues then add up to 1, and no power of them is out of range
     # Any start will do that is not likely to be orthogonal to the direction sought.
-    direction = np.ones(rows.shape[0]) + np.arange(rows.shape[0]) % 2
-    largest = 0.0
+    direction = before = np.ones(rows.shape[0]) + np.arange(rows.shape[0]) % 2
     for _ in range(POWER_ITERATIONS):
-        direction = rows @ (rows.T @ direction)
-        largest = float(np.linalg.norm(direction))
-        if largest == 0.0:
-            return 1.0
-        direction /= largest
-    return min(1.0, largest / squares)
+        before, direction = direction, rows @ (rows.T @ direction)
+    length = float(np.linalg.norm(before))
+    return min(1.0, float(np.linalg.norm(direction)) / length) if length > 0 else 1.0
 
 
 def combine(parts: Sequence[Moments]) -> Moments:
     """Return the moments of all rows together (Chan, Golub and LeVeque, 1983)."""
+    if len(parts) == 1:
+        return parts[0]
     total = sum(part.weight for part in parts)
     divisor = total if total > 0 else 1.0
     rows = sum(part.rows for part in parts)

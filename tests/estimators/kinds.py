@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from sklearn.base import is_classifier
 
-from skdist import DistributedSGDClassifier
+from skdist import DistributedSGDClassifier, DistributedSGDRegressor
 
 CLASSIFIERS = [DistributedSGDClassifier]
 
-ESTIMATORS = [*CLASSIFIERS]
+ESTIMATORS = [*CLASSIFIERS, DistributedSGDRegressor]
 
 
 def make(kind, **parameters):
