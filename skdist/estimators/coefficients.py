@@ -71,11 +71,18 @@ class CoefficientsMixin:
         ------
         sklearn.exceptions.NotFittedError
             Before `fit`.
+        ValueError
+            For more than two classes with ``multi_class='multinomial'``, which scikit-learn's lacks.
         """
         from sklearn.linear_model import SGDClassifier, SGDRegressor
 
         check_is_fitted(self)
         this: Any = self
+        if getattr(this, "multi_class", "ovr") == "multinomial" and len(this.classes_) > 2:
+            raise ValueError(
+                "SGDClassifier has no multi_class='multinomial': its probabilities would be others. Store "
+                "this estimator itself, or fit with multi_class='ovr'."
+            )
         kind = SGDClassifier if is_classifier(self) else SGDRegressor
         parameters = {name: getattr(this, name) for name in kind().get_params() if hasattr(this, name)}
         if parameters["learning_rate"] == "auto" or isinstance(parameters["learning_rate"], AutoRate):

@@ -20,7 +20,7 @@ def score_on_collections(estimator: Any, X: Any, y: Any, sample_weight: Any) -> 
 
     from skdist.cluster.source import aligned_blocks
 
-    compute = partial(dask.compute, scheduler=estimator.client)
+    compute = partial(dask.compute, scheduler=estimator.client)  # inside a task it gives its thread away
     measure: Any = hits if hasattr(estimator, "classes_") else squares
     conclude: Any = accuracy if measure is hits else explained
     predicted = estimator.predict(X)

@@ -222,6 +222,15 @@ def encode(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return present, codes.astype(np.int32).ravel()
 
 
+def refuse_missing(labels: np.ndarray) -> None:
+    """Raise a ValueError where labels that are objects are None, NaN or NA."""
+    if labels.dtype.kind == "O" and labels.ndim:
+        import pandas as pd
+
+        if pd.isna(labels).any():
+            raise ValueError("y contains missing values. Drop their rows, or give them a label of their own.")
+
+
 def as_numbers(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Return targets of a regression in the dtype of the rows.
 
@@ -240,15 +249,6 @@ def as_numbers(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if not np.isfinite(numbers).all():
         raise ValueError("y contains NaN or infinity, or numbers too large for the precision of X.")
     return numbers
-
-
-def refuse_missing(labels: np.ndarray) -> None:
-    """Raise a ValueError where labels that are objects are None, NaN or NA."""
-    if labels.dtype.kind == "O" and labels.ndim:
-        import pandas as pd
-
-        if pd.isna(labels).any():
-            raise ValueError("y contains missing values. Drop their rows, or give them a label of their own.")
 
 
 def rows_per_page(X: Any) -> int:

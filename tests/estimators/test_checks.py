@@ -43,7 +43,7 @@ FIXED_SHARES = {"n_jobs": 2, "mode": "sync", "round_size": 32, "batch_sizer": No
         for kind in ESTIMATORS
         for settings in ({}, {"mode": "ssp"}, {"mode": "sync"}, FIXED_SHARES)
     ],
-    expected_failed_checks=lambda estimator: STOCHASTIC,
+    expected_failed_checks=lambda _: STOCHASTIC,
     xfail_strict=True,
 )
 def test_what_repeats(estimator, check):
@@ -52,7 +52,7 @@ def test_what_repeats(estimator, check):
 
 @parametrize_with_checks(
     [kind(n_jobs=2) for kind in ESTIMATORS],
-    expected_failed_checks=lambda estimator: STOCHASTIC | REPEATABLE,
+    expected_failed_checks=lambda _: STOCHASTIC | REPEATABLE,
 )
 def test_several_learners(estimator, check):
     check(estimator)

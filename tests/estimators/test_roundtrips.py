@@ -141,11 +141,11 @@ def test_sparse_coefficients_predict_the_same_and_train_on(kind, rows):
     expected = fitted.predict(rows)
     assert fitted.sparsify() is fitted
     assert sp.issparse(fitted.coef_)
-    np.testing.assert_allclose(fitted.predict(rows), expected)
+    np.testing.assert_allclose(fitted.predict(rows), expected, atol=1e-10)
     chunks = da.from_array(X, chunks=(200, -1))
     if rows is not X:
         chunks = chunks.map_blocks(sp.csr_array)
-    np.testing.assert_array_equal(fitted.predict(chunks).compute(scheduler="sync"), expected)
+    np.testing.assert_allclose(fitted.predict(chunks).compute(scheduler="sync"), expected, atol=1e-10)
     twin = pickle.loads(pickle.dumps(fitted))
     assert fitted.densify() is fitted
     np.testing.assert_array_equal(fitted.coef_, dense)
@@ -201,6 +201,15 @@ def test_exports_of_several_classes_with_names(kind):
     np.testing.assert_allclose(export.predict_proba(frame), fitted.predict_proba(frame))
     np.testing.assert_array_equal(export.classes_, fitted.classes_)
     assert export.partial_fit(frame, labels).feature_names_in_.tolist() == list("abcd")
+
+
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_what_scikit_learn_lacks_is_not_exported(kind):
+    labels = Y + (X[:, 0] > 4)
+    with pytest.raises(ValueError, match="has no multi_class='multinomial'"):
+        make(kind, multi_class="multinomial").fit(X, labels).to_sklearn()
+    binary = make(kind, multi_class="multinomial").fit(X, Y)
+    np.testing.assert_allclose(binary.to_sklearn().predict_proba(X), binary.predict_proba(X))
 
 
 @pytest.mark.parametrize("kind", CLASSIFIERS)
