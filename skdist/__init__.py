@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from skdist.control.schedules import AutoRate
     from skdist.control.staleness import StalenessWindow
     from skdist.estimators.classifier import DistributedSGDClassifier
+    from skdist.estimators.regressor import DistributedSGDRegressor
     from skdist.history import History
     from skdist.server import ParameterServer
 
 _HOMES = {
     "AutoRate": "skdist.control.schedules",
     "DistributedSGDClassifier": "skdist.estimators.classifier",
+    "DistributedSGDRegressor": "skdist.estimators.regressor",
     "History": "skdist.history",
     "LatencyBatchSizer": "skdist.control.latency",
     "ParameterServer": "skdist.server",
@@ -32,6 +34,7 @@ _HOMES = {
 __all__ = [
     "AutoRate",
     "DistributedSGDClassifier",
+    "DistributedSGDRegressor",
     "History",
     "LatencyBatchSizer",
     "ParameterServer",

@@ -149,6 +149,7 @@ def build_server(
 ) -> ParameterServer:
     """Return the server of a fit; the same in a thread pool, an actor and a simulation."""
     several = model.schedule.adaptive
+    tol = None if settings.tol is None else settings.tol * model.loss_unit
     interval = -(-n_rows // checks_per_epoch(n_rows, several))
     if settings.gathers:
         # The mean of many learners moves less per row than one; what momentum gives back, it does.
@@ -164,7 +165,7 @@ def build_server(
         aggregator=settings.aggregator,
         round_size=settings.round_size,
         batch_size=model.batch_size,
-        monitor=ConvergenceMonitor(interval, settings.tol, settings.n_iter_no_change),
+        monitor=ConvergenceMonitor(interval, tol, settings.n_iter_no_change),
         max_iter=settings.max_iter,
         n_learners=n_learners,
         even=not settings.fixed_shares,

@@ -1,17 +1,25 @@
-"""From measured partitions to a model: classes, moments, mini-batch, step size."""
+"""From measured partitions to a model: moments, mini-batch, step size."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from skdist.control.schedules import CONSTANT, AutoRate, Schedule, label_spread, named_schedule
+from skdist.control.schedules import (
+    CONSTANT_PASSES,
+    CONSTANT_STEPS,
+    LATE_DECAY,
+    AutoRate,
+    Schedule,
+    named_schedule,
+)
 from skdist.models.linear import LinearModel, sweep_interval
 from skdist.models.losses import LOSSES
 from skdist.models.moments import Moments, measure
 from skdist.models.partition import Partition
+from skdist.models.targets import Classes, Targets, measure_targets
 
 
 @dataclass(frozen=True)
@@ -22,10 +30,8 @@ class Summary:
     ----------
     moments : Moments
         Of the features.
-    labels : ndarray
-        The classes present.
-    class_weights : ndarray
-        Sum of the sample weights of each of them.
+    targets : Classes or Numbers
+        Of its rows.
     dtype : dtype
         Of the rows.
     nbytes : int
@@ -35,8 +41,7 @@ class Summary:
     """
 
     moments: Moments
-    labels: np.ndarray
-    class_weights: np.ndarray
+    targets: Targets
     dtype: np.dtype
     nbytes: int
     worker: str = ""
@@ -51,21 +56,12 @@ def summarize(partition: Partition, worker: str = "") -> Summary:
         Where X or the weights hold NaN or infinity.
     """
     moments = measure(partition.X, partition.weights)
-    weights = np.bincount(partition.codes, partition.weights, len(partition.labels))
-    return Summary(moments, partition.labels, weights, partition.X.dtype, partition.nbytes, worker)
+    return Summary(moments, measure_targets(partition), partition.X.dtype, partition.nbytes, worker)
 
 
-def find_classes(summaries: Sequence[Summary]) -> np.ndarray:
-    """Return the sorted classes of all partitions."""
-    return np.unique(np.concatenate([summary.labels for summary in summaries if summary.moments.rows]))
-
-
-def weigh_classes(summaries: Sequence[Summary], classes: np.ndarray) -> np.ndarray:
-    """Return the sum of the sample weights of each class."""
-    weights = np.zeros(len(classes))
-    for summary in summaries:
-        weights[np.searchsorted(classes, summary.labels)] += summary.class_weights
-    return weights
+def _weights_of(moments: Moments) -> tuple[float, float, float]:
+    """Return mean, mean square and maximum of the sample weights."""
+    return moments.weight / moments.rows, moments.weight_square / moments.rows, moments.heaviest
 
 
 def automatic_batch_size(n_rows: int) -> int:
@@ -80,11 +76,15 @@ def automatic_batch_size(n_rows: int) -> int:
 
 def build_model(
     moments: Moments,
-    class_weights: np.ndarray,
+    targets: Targets,
     dtype: np.dtype,
     *,
     loss: str,
+    epsilon: float,
+    penalty: str | None,
     alpha: float,
+    l1_ratio: float,
+    class_weight: Any,
     fit_intercept: bool,
     batch_size: str | int,
     learning_rate: str | AutoRate,
@@ -94,24 +94,42 @@ def build_model(
     shuffle: bool,
     seed: int,
 ) -> LinearModel:
-    """Return the model for rows with these moments; parameters as in `DistributedSGDClassifier`.
+    """Return the model for rows with these moments and targets.
 
-    ``class_weights`` is the sum of the sample weights of each class.
+    Other parameters as in `DistributedSGDClassifier`; ``loss`` is a key of `LOSSES`.
     """
     if moments.weight <= 0:
         raise ValueError("The sum of sample_weight must be positive.")
-    batch = automatic_batch_size(moments.rows) if batch_size == "auto" else int(batch_size)
-    n_features = len(moments.mean)
-    scale, center = np.ones(n_features), np.zeros(n_features)
-    if isinstance(learning_rate, AutoRate):
-        scale, center, norm = moments.preconditioner(batch, centered=fit_intercept)
-        weights = moments.weight / moments.rows, moments.weight_square / moments.rows, moments.heaviest
-        spread = label_spread(class_weights) if LOSSES[loss].probabilities else 1.0
-        step = learning_rate.step_size(
-            LOSSES[loss].curvature, norm, moments.alignment, batch, weights, spread, moments.sparse
-        )
-        schedule = Schedule(CONSTANT, step, adaptive=True, average_from=0.0)
+    if batch_size == "auto":
+        # The passive-aggressive step is one of a single row.
+        batch = 1 if learning_rate in ("pa1", "pa2") else automatic_batch_size(moments.rows)
     else:
+        batch = int(batch_size)
+    n_features = len(moments.mean)
+    scale, center, norm = moments.preconditioner(batch, centered=fit_intercept)
+    factors = targets.factors(class_weight) if isinstance(targets, Classes) else np.zeros(0)
+    ratio = {"l1": 1.0, "elasticnet": l1_ratio}.get(str(penalty), 0.0)
+    strength = 0.0 if penalty is None else float(alpha)
+    kind, weights, spread, unit = LOSSES[loss], [_weights_of(moments)], 1.0, 1.0
+    if isinstance(targets, Classes):
+        weights = targets.weight_moments(factors, len(targets.labels) > 2 and not kind.joint)
+        spread = targets.spread(factors) if kind.probabilities else 1.0
+        curvature = kind.curvature_for(1.0, epsilon)
+    else:
+        curvature = kind.curvature_for(targets.spread, epsilon)
+        # Where rates are automatic, so is the unit of the targets.
+        unit = kind.of_mean(targets.spread, epsilon) if isinstance(learning_rate, AutoRate) else 1.0
+    # The largest step along the gradient of all rows that no direction can make unstable.
+    whole = scale / (curvature * spread * norm * moments.alignment * max(mean for mean, _, _ in weights))
+    if isinstance(learning_rate, AutoRate):
+        step = min(
+            learning_rate.step_size(curvature, norm, moments.alignment, batch, w, spread, moments.sparse)
+            for w in weights
+        )
+        until = max(CONSTANT_PASSES * moments.rows / batch, CONSTANT_STEPS)
+        schedule = Schedule(LATE_DECAY, step, until, adaptive=True, average_from=0.0)
+    else:
+        scale, center = np.ones(n_features), np.zeros(n_features)
         # scikit-learn counts rows before averaging starts, steps here are mini-batches.
         begin = (int(average) - 1) / batch if average else np.inf
         schedule = named_schedule(learning_rate, eta0=eta0, power_t=power_t, alpha=alpha, average_from=begin)
@@ -125,9 +143,14 @@ def build_model(
         )
     return LinearModel(
         loss=loss,
-        n_classes=len(class_weights),
+        n_classes=len(targets.labels) if isinstance(targets, Classes) else 0,
         n_features=n_features,
-        alpha=float(alpha),
+        l1=strength * ratio,
+        l2=strength * (1.0 - ratio),
+        epsilon=float(epsilon),
+        class_weights=factors,
+        loss_unit=unit,
+        final_pace=whole.astype(dtype) if strength * ratio > 0 else np.zeros(0, dtype),
         fit_intercept=bool(fit_intercept),
         batch_size=batch,
         schedule=schedule,

@@ -15,7 +15,7 @@ from skdist.learner import run_visit
 from skdist.messages import Join, Link, Segment, Update, Visit
 from skdist.models.noise import GradientNoise
 from skdist.models.partition import convert
-from skdist.preparation import build_model, find_classes, summarize, weigh_classes
+from skdist.preparation import build_model, summarize
 
 CONSTANT_RATE = Schedule(CONSTANT, 0.1)
 
@@ -49,6 +49,7 @@ class RowModel:
     schedule: Schedule = CONSTANT_RATE
     batches: list = field(default_factory=list)
     on_train: object = None
+    loss_unit: float = 1.0
 
     def order(self, partition, number, epoch):
         return np.random.default_rng([number, epoch]).permutation(partition.n_rows)
@@ -215,7 +216,11 @@ def drive(server, visit, partitions, model, learner, attempt="first", delays=Non
 
 MODEL = {
     "loss": "log_loss",
+    "epsilon": 0.1,
+    "penalty": "l2",
     "alpha": 1e-3,
+    "l1_ratio": 0.15,
+    "class_weight": None,
     "fit_intercept": True,
     "batch_size": 8,
     "learning_rate": "constant",
@@ -227,15 +232,11 @@ MODEL = {
 }
 
 
-def linear_model(X, y, sample_weight=None, **params):
+def linear_model(X, y, sample_weight=None, *, regression=False, **params):
     """Return a model built for the rows, and the rows as a partition."""
-    partition = convert(X, y, sample_weight)
+    partition = convert(X, y, sample_weight, regression)
     summary = summarize(partition)
-    classes = find_classes([summary])
-    model = build_model(
-        summary.moments, weigh_classes([summary], classes), summary.dtype, **{**MODEL, **params}
-    )
-    return model, partition
+    return build_model(summary.moments, summary.targets, summary.dtype, **{**MODEL, **params}), partition
 
 
 def rows_of(n_rows, n_features, n_classes=2, dtype=np.float64, seed=0):

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from skdist.control.schedules import AutoRate, label_spread
+from skdist.control.schedules import AutoRate
 from skdist.models.partition import convert
-from skdist.preparation import automatic_batch_size, find_classes, summarize
+from skdist.models.targets import combine_classes, measure_targets
+from skdist.preparation import automatic_batch_size, summarize
 from tests.fakes import linear_model, rows_of
 
 
@@ -16,23 +17,26 @@ def test_automatic_batch_size(rows, batch):
 def test_a_summary_says_everything_but_the_rows():
     X = np.array([[1.0, 2.0], [3.0, 5.0]], dtype=np.float32)
     summary = summarize(convert(X, ["b", "a"]), "tcp://w")
-    np.testing.assert_array_equal(summary.labels, ["a", "b"])
+    np.testing.assert_array_equal(summary.targets.labels, ["a", "b"])
     np.testing.assert_array_equal(summary.moments.mean, [2.0, 3.5])
     assert (summary.dtype, summary.nbytes, summary.worker) == (np.float32, 16, "tcp://w")
 
 
 def test_classes_are_those_of_all_partitions_that_have_rows():
     parts = [convert(np.ones((len(y), 1)), np.array(y, dtype=int)) for y in ([3, 1], [], [1, 2])]
-    np.testing.assert_array_equal(find_classes([summarize(part) for part in parts]), [1, 2, 3])
+    classes = combine_classes([measure_targets(part) for part in parts])
+    np.testing.assert_array_equal(classes.labels, [1, 2, 3])
+    np.testing.assert_array_equal(classes.rows, [2, 1, 1])
 
 
 def test_auto_rate_scales_by_the_moments_and_takes_its_step_from_them():
     X, y = rows_of(400, 3)
-    model, _ = linear_model(X, y, learning_rate=AutoRate(scale=2.0), loss="log_loss", batch_size=16)
+    model, partition = linear_model(X, y, learning_rate=AutoRate(scale=2.0), loss="log_loss", batch_size=16)
+    spread = measure_targets(partition).spread(np.zeros(0))
     np.testing.assert_allclose(model.scale, 1 / X.var(axis=0))
     np.testing.assert_allclose(model.center, X.mean(axis=0))
     assert model.schedule.eta0 == pytest.approx(
-        2.0 * 16 / 8 / (0.25 * 4 * label_spread(np.bincount(y)))
+        2.0 * 16 / 8 / (0.25 * 4 * spread)
     )  # noise bounds it: steps of 16 rows
     assert model.averaged
     assert model.schedule.adaptive

@@ -21,7 +21,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from skdist import AutoRate, DistributedSGDClassifier
-from skdist.estimators.prediction import on_rows
+from skdist.estimators.prediction import Linear
 from skdist.exceptions import DivergedError
 from skdist.testing import SimulatedCluster
 
@@ -68,7 +68,7 @@ class Data:
 
     def probabilities(self, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
         """Return the probabilities of the test rows, as ``predict_proba`` does."""
-        return on_rows("predict_proba", self.X_test, coef, intercept, self.classes)
+        return Linear(coef, intercept, self.classes)("predict_proba", self.X_test)
 
     def loss(self, coef: np.ndarray, intercept: np.ndarray) -> float:
         """Return the log-loss on the test rows; nan where a coefficient is not finite."""

@@ -38,7 +38,7 @@ def work_of(n_rows: int, n_features: int, n_classes: int) -> tuple[int, dict[str
     codes = rng.integers(0, n_classes, n_rows).astype(np.int32)
     rows = Partition(X, codes, np.ones(n_rows, np.float32), np.arange(n_classes))
     model = LinearModel(
-        loss="log_loss", n_classes=n_classes, n_features=n_features, alpha=1e-4, fit_intercept=True,
+        loss="log_loss", n_classes=n_classes, n_features=n_features, l1=0.0, l2=1e-4, fit_intercept=True,
         batch_size=64, schedule=Schedule(CONSTANT, 0.01, adaptive=True, average_from=0.0),
         scale=np.ones(n_features, np.float32), center=np.zeros(n_features, np.float32),
         dtype=np.dtype(np.float32), sparse=False,

@@ -105,7 +105,7 @@ class ClusterFit:
         self.name = f"skdist-{uuid.uuid4().hex[:8]}"
         self.cleaned = threading.Event()
         self._token = self.name.removeprefix("skdist-")
-        self._partitions = Partitions(client, source, self._token)
+        self._partitions = Partitions(client, source, self._token, plan.regression)
         self._server: ServerRef | None = None
         self._server_future: Any = None
         self._starting: list[asyncio.Future[None]] = []

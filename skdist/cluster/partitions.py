@@ -31,6 +31,8 @@ class Partitions:
         The rows.
     token : str
         Unique per fit; part of the keys.
+    regression : bool
+        Whether targets are numbers.
 
     Attributes
     ----------
@@ -38,8 +40,8 @@ class Partitions:
         By number; Delayed where the collection is streamed: each visit loads its partitions anew.
     """
 
-    def __init__(self, client: Client, source: Source, token: str) -> None:
-        self.client, self.source, self.token = client, source, token
+    def __init__(self, client: Client, source: Source, token: str, regression: bool) -> None:
+        self.client, self.source, self.token, self.regression = client, source, token, regression
         self.blocks: list[Any] = []
         self._passing: list[Any] = []  # needed until all is measured
         self._loaders: dict[str, asyncio.Semaphore] = {}  # by worker: threads that may load
@@ -63,12 +65,12 @@ class Partitions:
         if not self.source.lazy:
             self._passing = await self.client.scatter(list(self.source.parts), hash=False)
             self.blocks = [
-                self.client.submit(tasks.prepare_slice, n, part, key=key, pure=False)
+                self.client.submit(tasks.prepare_slice, n, self.regression, part, key=key, pure=False)
                 for n, (key, part) in enumerate(zip(keys, self._passing, strict=True))
             ]
         else:
             self.blocks = [
-                delayed_call(tasks.prepare, key, n, *part)
+                delayed_call(tasks.prepare, key, n, self.regression, *part)
                 for n, (key, part) in enumerate(zip(keys, self.source.parts, strict=True))
             ]
             if np.isnan(self.source.nbytes) or self.source.nbytes <= HELD_SHARE * memory:

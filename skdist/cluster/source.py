@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import dask
 import numpy as np
+import scipy.sparse as sp
 from dask.delayed import Delayed
+from sklearn.exceptions import DataConversionWarning
 
 from skdist.models.partition import bytes_of, frame_to_numpy
 
@@ -49,8 +52,8 @@ def memory_source(X: Any, y: np.ndarray, sample_weight: np.ndarray | None) -> So
     return Source(parts, lazy=False, nbytes=nbytes)
 
 
-def collection_source(X: Any, y: Any, sample_weight: Any) -> tuple[Source, np.ndarray | None]:
-    """Return the blocks of collections, and the names of the columns where there are some.
+def collection_source(X: Any, y: Any, sample_weight: Any) -> Source:
+    """Return the blocks of collections, of which X or y may be in memory.
 
     Raises
     ------
@@ -65,7 +68,6 @@ def collection_source(X: Any, y: Any, sample_weight: Any) -> tuple[Source, np.nd
             )
         X = _like("X", X, y)
     frame = hasattr(X, "columns")
-    names = np.asarray(X.columns, dtype=object) if frame else None
     if frame:
         frame_to_numpy(X._meta)  # refuses columns that are no numbers before anything is computed
     else:
@@ -82,14 +84,14 @@ def collection_source(X: Any, y: Any, sample_weight: Any) -> tuple[Source, np.nd
             raise ValueError("X is empty: it has 0 rows.")
         if X.shape[1] == 0:
             raise ValueError("X has 0 features; at least 1 is needed.")
-    columns = [_blocks("X", X, X)]
+    columns = [aligned_blocks("X", X, X)]
     for name, values in (("y", y), ("sample_weight", sample_weight)):
         if values is None and name == "y":
             raise ValueError("y must not be None: a classifier needs labels.")
-        columns.append([None] * len(columns[0]) if values is None else _blocks(name, values, X))
+        columns.append([None] * len(columns[0]) if values is None else aligned_blocks(name, values, X))
     # Dask does not know how much of a sparse array is stored.
     size = float(X.nbytes) if not frame and isinstance(X._meta, np.ndarray) else np.nan
-    return Source(list(zip(*columns, strict=True)), lazy=True, nbytes=size), names
+    return Source(list(zip(*columns, strict=True)), lazy=True, nbytes=size)
 
 
 def _is_table(X: Any) -> bool:
@@ -107,28 +109,44 @@ def _like(name: str, values: Any, X: Any) -> Any:
     import dask.array as da
 
     lengths = _lengths(X)
-    array = np.asarray(values)
+    array = values if sp.issparse(values) else np.asarray(values)
+    if array.ndim == 0:
+        raise ValueError(f"{name} must have one value per row, got {values!r}.")
     if lengths is None or np.isnan(lengths).any():
         raise ValueError(
             f"{name} is in memory but the lengths of the Dask partitions are unknown, so the rows cannot "
-            f"be aligned. Pass {name} as a Dask collection, or a dask Array after compute_chunk_sizes()."
+            f"be aligned. Pass {name} as a Dask collection too, give a dask Array after "
+            "compute_chunk_sizes(), or take what is beside it into memory with compute()."
         )
-    if len(array) != sum(lengths):
+    if array.shape[0] != sum(lengths):
         raise ValueError(
-            f"{name} has {len(array)} rows but the Dask collection beside it has {int(sum(lengths))}."
+            f"{name} has {array.shape[0]} rows but the Dask collection beside it has {int(sum(lengths))}."
         )
     chunks = (lengths,) + ((array.shape[1],) if array.ndim == 2 else ())
-    return da.from_array(array, chunks=chunks)
+    return da.from_array(array, chunks=chunks, asarray=False)
 
 
-def _blocks(name: str, values: Any, X: Any) -> list[Any]:
-    """Return the delayed blocks of a collection, checked against X."""
+def aligned_blocks(name: str, values: Any, X: Any) -> list[Any]:
+    """Return the delayed blocks of ``values``, a collection or in memory, checked against those of X.
+
+    Raises
+    ------
+    ValueError
+        Where they are not aligned; ``name`` says what.
+    """
     if not hasattr(values, "__dask_graph__"):
         values = _like(name, values, X)
     if not hasattr(values, "npartitions") or not hasattr(values, "to_delayed"):
         raise ValueError(f"{name} is a {type(values).__name__}; it must be a dask Array or Series.")
     if name != "X" and getattr(values, "ndim", 1) == 2 and values.shape[1] != 1:
         raise ValueError(f"{name} must have one column, it has {values.shape[1]}.")
+    if name == "y" and getattr(values, "ndim", 1) == 2:
+        warnings.warn(
+            "A column-vector y was passed when a 1d array was expected. Please change the shape of y to "
+            "(n_samples,), for example using y[:, 0] of a dask Array or a column of a DataFrame.",
+            DataConversionWarning,
+            stacklevel=2,
+        )
     mine, other = _lengths(values), _lengths(X)
     if mine is None or other is None or np.isnan((*mine, *other)).any():
         mine = other = ()  # unknown: the tasks will compare

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
-from dataclasses import replace
 from typing import Any
 
 from distributed import get_worker, secede
@@ -13,7 +12,6 @@ from distributed import get_worker, secede
 from skdist.cluster.actor import ServerRef
 from skdist.learner import Learner, run_visit
 from skdist.messages import Answer, Join, Update, Visit, VisitReport
-from skdist.models.linear import as_rows
 from skdist.models.partition import Partition, convert
 from skdist.preparation import Summary, summarize
 
@@ -21,17 +19,17 @@ from skdist.preparation import Summary, summarize
 SECEDE_SECONDS = 0.1
 
 
-def prepare(number: int, X: Any, y: Any, sample_weight: Any) -> Partition:
+def prepare(number: int, regression: bool, X: Any, y: Any, sample_weight: Any) -> Partition:
     """Convert a block once; what the kernels can read as it is is not copied."""
     try:
-        return convert(X, y, sample_weight)
+        return convert(X, y, sample_weight, regression)
     except ValueError as error:
         raise ValueError(f"Partition {number}: {error}") from error
 
 
-def prepare_slice(number: int, slices: tuple[Any, Any, Any]) -> Partition:
+def prepare_slice(number: int, regression: bool, slices: tuple[Any, Any, Any]) -> Partition:
     """Convert a slice that was sent from the driver."""
-    return prepare(number, *slices)
+    return prepare(number, regression, *slices)
 
 
 def measure(numbers: Sequence[int], *partitions: Partition) -> dict[int, Summary]:
@@ -119,9 +117,7 @@ def _run(
         plugin.limit_inner_threads(order.inner_threads)
     blocks = {}
     for segment, partition in zip(order.segments, partitions, strict=True):
-        rows = as_rows(partition.X, model.dtype, model.sparse)
-        weights = partition.weights.astype(model.dtype, copy=False)
-        blocks[segment.partition] = replace(partition.globally(classes), X=rows, weights=weights)
+        blocks[segment.partition] = model.accept(partition, classes)
     loop = run_visit(order, blocks, model, learner, attempt, answer)
     exchange: Exchange | None = None
     reply: Answer | None = None

@@ -11,7 +11,12 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 
 #: What the kernels branch on.
-CONSTANT, INVERSE_TIME, INVERSE_POWER = 0, 1, 2
+CONSTANT, INVERSE_TIME, INVERSE_POWER, LATE_DECAY = 0, 1, 2, 3
+PASSIVE_AGGRESSIVE_1, PASSIVE_AGGRESSIVE_2 = 4, 5
+
+#: Passes of one learner until the steps of `AutoRate` begin to shrink, and steps at least; and how fast they
+#: do: averages need a power between 1/2 and 1 (Polyak and Juditsky, 1992).
+CONSTANT_PASSES, CONSTANT_STEPS, LATE_POWER = 4.0, 1024.0, 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +27,8 @@ class Schedule:
     ----------
     code : int
         ``CONSTANT``: ``eta0``; ``INVERSE_TIME``: ``eta0 t0 / (t0 + t)``; ``INVERSE_POWER``:
-        ``eta0 / (1 + t)^power``.
+        ``eta0 / (1 + t)^power``; ``LATE_DECAY``: ``eta0 min(1, (t0 / t)^(3/4))``; passive-aggressive ones:
+        a step of its own for each row, see `skdist.models.kernels`.
     eta0 : float
         The first step size.
     parameter : float
@@ -45,6 +51,8 @@ class Schedule:
             return 1.0 + t / self.parameter
         if self.code == INVERSE_POWER:
             return float((1.0 + t) ** self.parameter)
+        if self.code == LATE_DECAY:
+            return float(max(t / self.parameter, 1.0) ** LATE_POWER)
         return 1.0
 
 
@@ -59,10 +67,11 @@ class AutoRate(BaseEstimator):
 
     with the curvature ``L`` of the loss (1/4 for log_loss), sample weights ``w``, ``b`` rows in a step, the
     alignment ``a`` of the features, the share of the norm ``n`` that may lie in one direction, and ``v``, the
-    share of the curvature that the labels leave (`label_spread`): 1 for balanced ones. The first bound keeps
-    steps stable, the second their noise low (``b/16`` for sparse rows), the third holds for the heaviest row
-    alone. The step stays constant; the model is the running average of the iterates, so no horizon has to be
-    known.
+    share of the curvature that the labels leave (see `skdist.models.targets`): 1 for balanced ones. The
+    first bound keeps steps stable, the second their noise low (``b/16`` for sparse rows), the third holds for
+    the heaviest row alone. The model is the running average of the iterates, so no horizon has to be known:
+    the step is constant for four passes and 1,024 steps, by when most fits are done, and then shrinks as
+    ``t^(-3/4)``, so that long ones come to the minimum.
 
     Parameters
     ----------
@@ -120,34 +129,14 @@ class AutoRate(BaseEstimator):
         return self.scale * min(bounds) / (curvature * mean_square_norm)
 
 
-def label_spread(class_weights: np.ndarray) -> float:
-    """Return which share of the largest curvature of the log-loss the labels leave, in [1/4, 1].
-
-    The curvature is ``p (1 - p)``, at most 1/4. If the probabilities are right on average, its mean is at
-    most ``q (1 - q)`` with the frequency ``q`` of the class. Returned is the mean of ``4 q (1 - q)`` over the
-    rows, each with its own class, and at least 1/4: rare labels matter most where they are undecided.
-
-    Parameters
-    ----------
-    class_weights : ndarray of shape (n_classes,)
-        Sum of the sample weights of each class.
-
-    Examples
-    --------
-    >>> label_spread(np.array([50.0, 50.0])), label_spread(np.array([10.0] * 10))
-    (1.0, 0.36...)
-    """
-    shares = class_weights / class_weights.sum()
-    return max(float(shares @ (4 * shares * (1 - shares))), 0.25)
-
-
 def named_schedule(name: str, *, eta0: float, power_t: float, alpha: float, average_from: float) -> Schedule:
     """Return what scikit-learn's names mean, with t counting mini-batch steps.
 
     Parameters
     ----------
-    name : {'constant', 'optimal', 'invscaling'}
-        ``eta0``; ``1 / (alpha (t0 + t))`` with Bottou's t0; ``eta0 / t^power_t``.
+    name : {'constant', 'adaptive', 'optimal', 'invscaling', 'pa1', 'pa2'}
+        ``eta0``; the same, divided by 5 whenever training settles; ``1 / (alpha (t0 + t))`` with Bottou's t0;
+        ``eta0 / t^power_t``; passive-aggressive.
     eta0, power_t, alpha : float
         As in `sklearn.linear_model.SGDClassifier`.
     average_from : float
@@ -162,6 +151,5 @@ def named_schedule(name: str, *, eta0: float, power_t: float, alpha: float, aver
         return Schedule(INVERSE_TIME, first, 1.0 / (first * alpha), average_from=average_from)
     if name == "invscaling":
         return Schedule(INVERSE_POWER, float(eta0), float(power_t), average_from=average_from)
-    if name == "constant":
-        return Schedule(CONSTANT, float(eta0), average_from=average_from)
-    raise ValueError(f"learning_rate={name!r} is not one of 'auto', 'constant', 'optimal', 'invscaling'.")
+    passive = {"pa1": PASSIVE_AGGRESSIVE_1, "pa2": PASSIVE_AGGRESSIVE_2}
+    return Schedule(passive.get(name, CONSTANT), float(eta0), average_from=average_from)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.multiclass import check_classification_targets
 
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
 from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
-from skdist.estimators import prediction
 from skdist.estimators.base import DistributedSGDBase
-from skdist.estimators.plan import Past
+from skdist.estimators.plan import ClassifierPlan, Past, Plan
 from skdist.estimators.routing import is_collection
+from skdist.estimators.scoring import score_on_collections
 from skdist.models.losses import LOSSES
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def _estimates_probabilities(estimator: DistributedSGDClassifier) -> bool:
-    if estimator.loss not in LOSSES or not LOSSES[estimator.loss].probabilities:
+    if estimator.loss not in ("log_loss", "modified_huber"):
         raise AttributeError(f"probability estimates are not available for loss={estimator.loss!r}")
     return True
 
@@ -45,14 +44,16 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
 
     Parameters
     ----------
-    loss : {'hinge', 'log_loss'}, default='hinge'
-        ``'log_loss'`` is logistic regression, the default a linear SVM.
-    penalty : {'l2', None}, default='l2'
-        Penalty on the coefficients.
+    loss : {'hinge', 'log_loss', 'modified_huber', 'squared_hinge', 'perceptron', 'squared_error', 'huber', \
+            'epsilon_insensitive', 'squared_epsilon_insensitive'}, default='hinge'
+        ``'log_loss'`` is logistic regression, the default a linear SVM. `skdist.models.losses` has the
+        formulas; the losses of a regression take the classes of a problem as -1 and +1.
+    penalty : {'l2', 'l1', 'elasticnet', None}, default='l2'
+        Penalty on the coefficients. ``'l1'`` and ``'elasticnet'`` leave coefficients at exactly zero.
     alpha : float, default=0.0001
         Strength of the penalty.
     l1_ratio : float, default=0.15
-        For the elastic net, which is not available yet.
+        Share of l1 in ``'elasticnet'``: ``alpha (l1_ratio |w|_1 + (1 - l1_ratio) |w|^2 / 2)``.
     fit_intercept : bool, default=True
         Whether there is an intercept.
     max_iter : int, default=1000
@@ -66,16 +67,16 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
     verbose : int, default=0
         1 prints progress.
     epsilon : float, default=0.1
-        For losses that are not available yet.
+        Of 'huber', which is linear beyond it, and of the epsilon-insensitive losses, which are zero up to it.
     n_jobs : int or None, default=None
         Threads when training in this process; None is 1, -1 all processors.
     random_state : int, RandomState or None, default=None
         Seed of the order of the rows.
-    learning_rate : {'auto', 'optimal', 'constant', 'invscaling'} or AutoRate, default='auto'
+    learning_rate : {'auto', 'optimal', 'constant', 'invscaling', 'pa1', 'pa2'} or AutoRate, default='auto'
         ``'auto'`` is ``AutoRate()``: it needs neither tuning nor standardised data. The others mean what they
-        mean in scikit-learn, with t counting mini-batch steps.
+        mean in scikit-learn, with t counting mini-batch steps; the passive-aggressive ones step row by row.
     eta0 : float, default=0.01
-        Step size of 'constant' and 'invscaling'.
+        Step size of 'constant' and 'invscaling'; the aggressiveness of 'pa1' and 'pa2'.
     power_t : float, default=0.5
         Exponent of 'invscaling'.
     early_stopping : bool, default=False
@@ -84,13 +85,18 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         For early stopping.
     n_iter_no_change : int, default=5
         Checks without improvement before training ends.
-    class_weight : None
-        Not available yet; ``sample_weight`` does the same.
+    class_weight : dict, 'balanced' or None, default=None
+        Factors of the sample weights by label; ``'balanced'`` is
+        ``n_rows / (n_classes * rows of the class)``, counted over all partitions.
+        One-vs-rest weighs the rows of a problem's own class, as scikit-learn does.
     warm_start : bool, default=False
         Whether `fit` starts from the present solution.
     average : bool or int, default=False
         Whether ``coef_`` is the average over all steps, or all after that many rows. ``'auto'`` rates
         average anyway.
+    multi_class : {'ovr', 'multinomial'}, default='ovr'
+        For more than two classes: one problem against the rest for each, or, with ``loss='log_loss'``, one
+        softmax over all.
     mode : {'async', 'ssp', 'sync'}, default='async'
         Consistency. ``'async'``: nobody waits for who is late. ``'ssp'``: a learner more than
         ``max_staleness`` of its rounds ahead of the slowest one waits for it. ``'sync'``: all rounds end
@@ -165,10 +171,14 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
     array(['left'], dtype='<U5')
     """
 
+    _losses = tuple(name for name, loss in LOSSES.items() if not loss.joint)
+    _passive_aggressive_loss = "hinge"
+
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **DistributedSGDBase._parameter_constraints,
-        "loss": [StrOptions(set(LOSSES) | DistributedSGDBase._unavailable["loss"][0])],
+        "loss": [StrOptions(set(_losses))],
         "class_weight": [StrOptions({"balanced"}), dict, None],
+        "multi_class": [StrOptions({"ovr", "multinomial"})],
     }
 
     def __init__(
@@ -195,6 +205,7 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         class_weight: Any = None,
         warm_start: bool = False,
         average: bool | int = False,
+        multi_class: str = "ovr",
         mode: str = "async",
         max_staleness: int = 2,
         batch_size: str | int = "auto",
@@ -228,6 +239,7 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         self.class_weight = class_weight
         self.warm_start = warm_start
         self.average = average
+        self.multi_class = multi_class
         self.mode = mode
         self.max_staleness = max_staleness
         self.batch_size = batch_size
@@ -275,16 +287,7 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         skdist.exceptions.NoWorkersError
             Where the cluster has no worker within the time limit.
         """
-        going_on = self.warm_start and hasattr(self, "coef_")
-        past = self._past() if going_on else None
-        if coef_init is not None or intercept_init is not None:
-            past = past or Past()
-            past = replace(
-                past,
-                coef=past.coef if coef_init is None else coef_init,
-                intercept=past.intercept if intercept_init is None else intercept_init,
-            )
-        self._train(X, y, sample_weight, past=past, max_iter=self.max_iter, tol=self.tol)
+        self._fit(X, y, coef_init, intercept_init, sample_weight)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -318,8 +321,32 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
                 f"classes={np.unique(classes)!r} differs from that of the first call, {self.classes_!r}."
             )
         known = np.unique(np.asarray(self.classes_ if past is not None else classes))
-        self._train(X, y, sample_weight, past=past, max_iter=1, tol=None, classes=known)
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' needs all rows at once, but partial_fit sees some of them. Give the "
+                "weights by class: sklearn.utils.class_weight.compute_class_weight('balanced', classes=..., "
+                "y=...) of a large sample."
+            )
+        self._train(X, y, sample_weight, past=past, max_iter=1, tol=None, going_on=True, classes=known)
         return self
+
+    def _check_combinations(self) -> None:
+        super()._check_combinations()
+        if self.multi_class == "multinomial" and self.loss != "log_loss":
+            raise ValueError(f"multi_class='multinomial' is for loss='log_loss', not for loss={self.loss!r}.")
+
+    def _plan(self, past: Past | None, seed: int, going_on: bool, classes: np.ndarray | None) -> Plan:
+        return ClassifierPlan(self, past, seed, going_on, classes)
+
+    def _check_targets(self, y: np.ndarray) -> None:
+        # Whether numbers are labels is seen when they are encoded.
+        if y.dtype.kind not in "buif":
+            check_classification_targets(y)
+
+    def _keep(self, plan: Plan, coef: np.ndarray) -> None:
+        super()._keep(plan, coef)
+        assert plan.classes is not None
+        self.classes_ = plan.classes
 
     def decision_function(self, X: Any) -> Any:
         """Return the signed distance to the boundary, times the norm of the coefficients.
@@ -370,6 +397,22 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         """
         return self._predict("predict_proba", X)
 
+    @available_if(_estimates_probabilities)
+    def predict_log_proba(self, X: Any) -> Any:
+        """Return the logarithm of `predict_proba`; -inf where a probability is zero.
+
+        Parameters
+        ----------
+        X
+            As in `decision_function`.
+
+        Returns
+        -------
+        ndarray or lazy dask Array of shape (n_samples, n_classes)
+            Columns in the order of ``classes_``.
+        """
+        return self._predict("predict_log_proba", X)
+
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the mean accuracy; on Dask collections it is computed on the cluster.
 
@@ -384,12 +427,5 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
             Where y is text and the classes are numbers, or the other way round, or X and y are not aligned.
         """
         if is_collection(X) or is_collection(y):
-            return prediction.accuracy_on_collections(self, X, y, sample_weight)
+            return score_on_collections(self, X, y, sample_weight)
         return float(super().score(X, y, sample_weight))
-
-    def _predict(self, method: str, X: Any) -> Any:
-        check_is_fitted(self)
-        if is_collection(X):
-            return prediction.on_collection(self, method, X)
-        rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
-        return prediction.on_rows(method, rows, self.coef_, self.intercept_, self.classes_)

@@ -6,17 +6,19 @@ import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from skdist.control.schedules import AutoRate
 from skdist.fitting import FitResult, FitSettings
 from skdist.history import History
 from skdist.inline import train_inline
 from skdist.models.linear import LinearModel
 from skdist.models.moments import Moments, combine
 from skdist.models.partition import Partition, convert
-from skdist.preparation import Summary, build_model, find_classes, summarize, weigh_classes
+from skdist.models.targets import Numbers, Targets, combine_classes, combine_numbers
+from skdist.preparation import Summary, build_model, summarize
 from skdist.simulator import SimulatedCluster
 
 #: Partitions per thread when training in this process on several threads.
@@ -30,19 +32,23 @@ class Training:
     Attributes
     ----------
     state : ndarray of shape (n_states, n_problems, n_features + 1)
-        Iterate and, under averaging, average.
+        Iterate and running averages; see `skdist.models.linear`.
+    coef, intercept : ndarray
+        The coefficients that the estimator was left with.
     clock : float
         Steps made.
     moments : Moments
         Of all rows seen.
-    class_weights : ndarray of shape (n_classes,)
-        Sum of the sample weights of each class.
+    targets : Classes or Numbers
+        Likewise.
     """
 
     state: np.ndarray
+    coef: np.ndarray
+    intercept: np.ndarray
     clock: float
     moments: Moments
-    class_weights: np.ndarray
+    targets: Targets
 
 
 @dataclass(frozen=True)
@@ -73,33 +79,36 @@ class Plan:
 
     Parameters
     ----------
-    estimator : DistributedSGDClassifier
+    estimator : DistributedSGDBase
         Whose parameters count.
     past : Past or None
         Where to start.
-    classes : ndarray or None
-        Labels, where they are known beforehand (``partial_fit``).
     seed : int
         Of the order of the rows.
+    going_on : bool
+        Whether training goes on as if it had never stopped (``partial_fit``).
 
     Attributes
     ----------
     model : LinearModel or None
         Set by `build`.
     classes : ndarray or None
-        Sorted labels.
+        Sorted labels; None in a regression.
     moments : Moments or None
         Of all rows, earlier ones included.
-    class_weights : ndarray or None
-        Sum of the sample weights of each class, likewise.
+    targets : Classes, Numbers or None
+        Likewise.
     """
 
-    def __init__(self, estimator: Any, past: Past | None, classes: np.ndarray | None, seed: int) -> None:
-        self.estimator, self.past, self.classes, self.seed = estimator, past, classes, seed
-        self.known = classes is not None
+    #: Whether targets are numbers and no labels.
+    regression: ClassVar[bool]
+
+    def __init__(self, estimator: Any, past: Past | None, seed: int, going_on: bool) -> None:
+        self.estimator, self.past, self.seed, self.going_on = estimator, past, seed, going_on
+        self.classes: np.ndarray | None = None
         self.model: LinearModel | None = None
         self.moments: Moments | None = None
-        self.class_weights: np.ndarray | None = None
+        self.targets: Targets | None = None
 
     def build(self, summaries: Sequence[Summary]) -> tuple[LinearModel, np.ndarray, float]:
         """Return the model, its initial state and the steps that are behind it.
@@ -113,32 +122,26 @@ class Plan:
         if not filled:
             raise ValueError("X is empty: it has 0 rows.")
         self._check_layouts(filled)
-        found = find_classes(filled)
-        if self.classes is None:
-            self.classes = found
-        elif not np.isin(found, self.classes).all():
-            extra = found[~np.isin(found, self.classes)]
-            raise ValueError(f"y contains labels that are not in classes: {extra[:5]!r}.")
-        if len(self.classes) < 2:
-            only = self.classes.tolist()[0]
-            raise ValueError(f"y holds one class only ({only!r}); a classifier needs at least two classes.")
+        self.targets = self._targets([summary.targets for summary in filled])
         e, past = self.estimator, self.past
-        training = past.training if past is not None else None
+        training = past.training if past is not None and self.going_on else None
         self.moments = combine([summary.moments for summary in filled])
-        self.class_weights = weigh_classes(filled, self.classes)
-        if training is not None and self.known:
+        if training is not None:
             self.moments = combine([training.moments, self.moments])
-            self.class_weights = self.class_weights + training.class_weights
-        rate = e._setting("learning_rate")
+            self.targets = self._targets([training.targets, self.targets])
         self.model = build_model(
             self.moments,
-            self.class_weights,
+            self.targets,
             np.result_type(*(summary.dtype for summary in filled)),
-            loss=e.loss,
-            alpha=0.0 if e.penalty is None else e.alpha,
+            loss=self._loss(),
+            epsilon=e.epsilon,
+            penalty=e.penalty,
+            alpha=e.alpha,
+            l1_ratio=e.l1_ratio,
+            class_weight=getattr(e, "class_weight", None),
             fit_intercept=e.fit_intercept,
             batch_size=e.batch_size,
-            learning_rate=rate,
+            learning_rate=e._setting("learning_rate"),
             eta0=e.eta0,
             power_t=e.power_t,
             average=e.average,
@@ -147,28 +150,43 @@ class Plan:
         )
         return self.model, *self._start(self.model, training)
 
+    def _targets(self, parts: Sequence[Targets]) -> Targets:
+        """Return the targets of all rows."""
+        raise NotImplementedError
+
+    def _loss(self) -> str:
+        """Return the key of the loss."""
+        loss: str = self.estimator.loss
+        return loss
+
+    def _first_intercept(self) -> np.ndarray | None:
+        """Return where the intercept starts, if not from zero."""
+        return None
+
     def _start(self, model: LinearModel, training: Training | None) -> tuple[np.ndarray, float]:
         past = self.past
         if past is None:
-            return model.initial_state(), 0.0
-        assert self.classes is not None
-        if past.classes is not None and not np.array_equal(past.classes, self.classes):
+            return model.initial_state(None, self._first_intercept()), 0.0
+        if past.classes is not None and past.classes.tolist() != np.asarray(self.classes).tolist():
             raise ValueError(
                 f"warm_start needs the same classes: {self.classes!r} now, {past.classes!r} before."
             )
         # partial_fit goes on; a warm start keeps the solution but begins its average and steps anew, and so
         # does whoever changed the coefficients in between.
-        if training is not None and self.known and len(training.state) == (2 if model.averaged else 1):
-            last = training.state[-1]
-            if np.array_equal(past.coef, last[:, :-1]) and np.array_equal(past.intercept, last[:, -1]):
-                return model.pack(training.state.astype(model.dtype)), training.clock
+        if (
+            training is not None
+            and len(training.state) == model.n_states
+            and np.array_equal(past.coef, training.coef)
+            and np.array_equal(past.intercept, training.intercept)
+        ):
+            return model.pack(training.state.astype(model.dtype)), training.clock
         coef = _shaped("coef_init", past.coef, (model.n_problems, model.n_features))
         intercept = _shaped("intercept_init", past.intercept, (model.n_problems,))
         return model.initial_state(coef, intercept), 0.0
 
     def _check_layouts(self, summaries: Sequence[Summary]) -> None:
         kinds = {summary.moments.sparse for summary in summaries}
-        training = self.past.training if self.past is not None and self.known else None
+        training = self.past.training if self.past is not None and self.going_on else None
         if training is not None:
             kinds.add(training.moments.sparse)
         if len(kinds) > 1:
@@ -183,6 +201,60 @@ class Plan:
                 f"Partitions of X differ in width: {widths[0]} features in partition 0, "
                 f"{widths[other]} in partition {other}."
             )
+
+
+class ClassifierPlan(Plan):
+    """The plan of a classifier.
+
+    Parameters
+    ----------
+    estimator, past, seed, going_on
+        As in `Plan`.
+    classes : ndarray or None
+        Labels, where they are known beforehand.
+    """
+
+    regression = False
+
+    def __init__(
+        self, estimator: Any, past: Past | None, seed: int, going_on: bool, classes: np.ndarray | None
+    ) -> None:
+        super().__init__(estimator, past, seed, going_on)
+        self.classes = classes
+
+    def _targets(self, parts: Sequence[Any]) -> Targets:
+        found = combine_classes(parts).labels
+        if self.classes is None:
+            self.classes = found
+        elif not np.isin(found, self.classes).all():
+            extra = found[~np.isin(found, self.classes)]
+            raise ValueError(f"y contains labels that are not in classes: {extra[:5]!r}.")
+        if len(self.classes) < 2:
+            only = self.classes.tolist()[0]
+            raise ValueError(f"y holds one class only ({only!r}); a classifier needs at least two classes.")
+        return combine_classes(parts, self.classes)
+
+    def _loss(self) -> str:
+        assert self.classes is not None
+        joint = self.estimator.multi_class == "multinomial" and len(self.classes) > 2
+        return "multinomial" if joint else super()._loss()
+
+
+class RegressorPlan(Plan):
+    """The plan of a regressor; parameters as in `Plan`."""
+
+    regression = True
+
+    def _targets(self, parts: Sequence[Any]) -> Targets:
+        return combine_numbers(parts)
+
+    def _first_intercept(self) -> np.ndarray | None:
+        # Where rates are automatic, so is the unit of y: its mean may be far away.
+        e = self.estimator
+        if not e.fit_intercept or not isinstance(e._setting("learning_rate"), AutoRate):
+            return None
+        assert isinstance(self.targets, Numbers)
+        return np.array([self.targets.mean])
 
 
 def _shaped(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -219,13 +291,8 @@ def _prepare(
     X: Any, y: np.ndarray, sample_weight: Any, plan: Plan, count: int
 ) -> tuple[LinearModel, list[Partition], np.ndarray, float]:
     """Return the model, rows in ``count`` partitions, the first state and its clock."""
-    whole = convert(X, y, sample_weight)
+    whole = convert(X, y, sample_weight, plan.regression)
     model, state, clock = plan.build([summarize(whole)])
-    assert plan.classes is not None
     whole = whole.globally(plan.classes)
     edges = np.linspace(0, whole.n_rows, min(count, whole.n_rows) + 1).astype(int)
-    partitions = [
-        Partition(whole.X[a:b], whole.codes[a:b], whole.weights[a:b], whole.labels)
-        for a, b in itertools.pairwise(edges)
-    ]
-    return model, partitions, state, clock
+    return model, [whole.part(a, b) for a, b in itertools.pairwise(edges)], state, clock

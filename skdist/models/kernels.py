@@ -5,18 +5,23 @@ Conventions
 ``order`` lists the rows of the partition in the order of this epoch; ``[start, stop)`` is the stretch
 to train on. A step takes ``batch_size`` rows and moves the coefficients ``u`` to
 
-    ``(u_j - pace_j * mean_i r_i (x_ij - center_j)) / (1 + pace_j * alpha)``,  ``pace_j = eta * scale_j``
+    ``soft(u_j - pace_j * g_j, pace_j * l1) / (1 + pace_j * l2)``,  ``g_j = mean_i r_i (x_ij - center_j)``
 
-where ``r_i`` is the weighted gradient of the loss in the raw prediction. The penalty is taken at the new
-point, which is stable whatever its strength. The mean is over ``batch_size``, also when the last step is
+where ``pace_j = eta * scale_j``, ``r_i`` is the weighted gradient of the loss in the raw prediction and
+``soft(u, d)`` brings ``u`` nearer to zero by ``d``. The penalties are taken at the new point, which is stable
+whatever their strength. The mean is over ``batch_size``, also when the last step is
 shorter: such a step is scaled by its size. ``scale`` and ``center`` describe the data (see
 `skdist.models.moments`); with ones and zeros this is plain SGD. The coefficients themselves stay in the
 units of the raw data: what the intercept owes to the centring is ``-sum_j center_j * change of u_j``.
 
-``state`` holds the iterate ``state[0]`` and, when ``state`` has two members, its running average
-``state[1]``, which takes each iterate in with weight ``gamma = (power + 1) / (n + power + 1)`` after ``n``
-earlier ones, and at least ``least``: later iterates count more where ``power > 0``, and a weight too small
-for the precision of the numbers would freeze the average.
+``state`` holds the iterate ``state[0]``, with averaging its running average, and where ``l1 > 0`` the
+running average of ``g`` as its last member. Both take each step in with weight
+``gamma = (power + 1) / (n + power + 1)`` after ``n`` earlier ones, and at least ``least``: later steps count
+more where ``power > 0``, and a weight too small for the precision of the numbers would freeze the average.
+
+The passive-aggressive schedules move by ``min(eta0, loss / |x|^2)`` (PA-I) or
+``loss / (|x|^2 + 1 / (2 eta0))`` (PA-II) times the sign of ``r`` and the weight (Crammer et al., JMLR 2006),
+the mean over the mini-batch.
 
 The dense kernel keeps ``state[m]`` as ``(n_problems, n_features + 1)``, the sparse kernel as
 ``(n_features + 1, n_problems)``: the innermost loop is then contiguous in both. The intercept is the
@@ -32,9 +37,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from skdist.control.schedules import INVERSE_POWER, INVERSE_TIME
+from skdist.control.schedules import (
+    INVERSE_POWER,
+    INVERSE_TIME,
+    LATE_DECAY,
+    LATE_POWER,
+    PASSIVE_AGGRESSIVE_1,
+)
 from skdist.models.compile import kernel
-from skdist.models.losses import fill_gradients
+from skdist.models.loss_kernels import fill_gradients
 
 
 @kernel
@@ -44,7 +55,27 @@ def step_size(schedule, eta0, parameter, t):
         return eta0 * parameter / (parameter + t)
     if schedule == INVERSE_POWER:
         return eta0 / (1.0 + t) ** parameter
+    if schedule == LATE_DECAY:
+        return eta0 / max(t / parameter, 1.0) ** LATE_POWER
     return eta0
+
+
+@kernel
+def soft(value, distance):
+    """Return a value brought nearer to zero by a distance, and zero where it is not farther away."""
+    size = abs(value) - distance
+    # Written so that a NaN goes on as one.
+    return value - value if size <= 0 else np.copysign(size, value)
+
+
+@kernel
+def _be_passive(schedule, eta0, square, r, values):
+    """Scale the gradients of a row to the passive-aggressive step, in units of ``eta0``."""
+    for k in range(len(r)):
+        if schedule == PASSIVE_AGGRESSIVE_1:
+            r[k] *= min(1.0, values[k] / (square * eta0)) if square > 0.0 else 0.0
+        else:
+            r[k] *= values[k] / (square * eta0 + 0.5)
 
 
 @kernel
@@ -72,9 +103,9 @@ def _observe_dense(gradient, r, center, root, batch_size, fit_intercept, sums):
 
 @kernel
 def dense_steps(
-    X, codes, weights, order, start, stop, batch_size, state, t,
-    loss, positive, alpha, fit_intercept, scale, center,
-    schedule, eta0, parameter, power, average_from, least, sums, squares,
+    X, targets, weights, order, start, stop, batch_size, state, t,
+    loss, epsilon, class_weights, positive, l1, l2, fit_intercept, scale, center,
+    schedule, eta0, parameter, averaged, power, average_from, least, sums, squares,
 ):  # fmt: skip
     """Train on ``order[start:stop]`` of a C-contiguous ``X``."""
     n_features = X.shape[1]
@@ -84,7 +115,7 @@ def dense_steps(
     zero = number(0)
     z = np.empty((batch_size, n_problems), theta.dtype)
     values = np.empty((batch_size, n_problems))
-    y = np.empty(batch_size, np.int32)
+    y = np.empty(batch_size, targets.dtype)
     w = np.empty(batch_size, theta.dtype)
     gradient = np.empty((n_problems, n_features), theta.dtype)
     observed = sums.size > 0
@@ -94,7 +125,7 @@ def dense_steps(
         size = min(batch_size, stop - first)
         for i in range(size):
             row = order[first + i]
-            y[i] = codes[row]
+            y[i] = targets[row]
             w[i] = weights[row]
             x = X[row]
             for k in range(n_problems):
@@ -103,7 +134,14 @@ def dense_steps(
                 for j in range(n_features):
                     dot += x[j] * u[j]
                 z[i, k] = dot + u[n_features]
-        total += fill_gradients(loss, z[:size], values[:size], y, w, positive)
+        total += fill_gradients(loss, epsilon, z[:size], values[:size], y, w, class_weights, positive)
+        if schedule >= PASSIVE_AGGRESSIVE_1:
+            for i in range(size):
+                x = X[order[first + i]]
+                square = zero
+                for j in range(n_features):
+                    square += x[j] * x[j]
+                _be_passive(schedule, eta0, square, z[i], values[i])
         gradient[:] = zero
         i = 0
         while i + 4 <= size:
@@ -128,7 +166,7 @@ def dense_steps(
         if observed:
             squares[0] += _observe_dense(gradient, z[:size], center, root, batch_size, fit_intercept, sums)
         eta = number(step_size(schedule, eta0, parameter, t) / batch_size)
-        decay = number(alpha * size)
+        decay, threshold = number(l2 * size), number(l1 * size)
         gamma = number(max((power + 1) / (max(t - average_from, 0.0) + power + 1), least))
         for k in range(n_problems):
             u = theta[k]
@@ -138,14 +176,24 @@ def dense_steps(
                 for i in range(size):
                     rho += z[i, k]
             shift = zero
-            for j in range(n_features):
-                pace = eta * scale[j]
-                moved = (u[j] - pace * (g[j] - center[j] * rho)) / (1 + pace * decay)
-                shift += center[j] * (u[j] - moved)
-                u[j] = moved
+            if l1 > 0.0:
+                mean = state[-1, k]
+                for j in range(n_features):
+                    pace = eta * scale[j]
+                    slope = g[j] - center[j] * rho
+                    mean[j] += gamma * (slope / size - mean[j])
+                    moved = soft(u[j] - pace * slope, pace * threshold) / (1 + pace * decay)
+                    shift += center[j] * (u[j] - moved)
+                    u[j] = moved
+            else:
+                for j in range(n_features):
+                    pace = eta * scale[j]
+                    moved = (u[j] - pace * (g[j] - center[j] * rho)) / (1 + pace * decay)
+                    shift += center[j] * (u[j] - moved)
+                    u[j] = moved
             if fit_intercept:
                 u[n_features] += shift - eta * rho
-            if state.shape[0] == 2:
+            if averaged:
                 a = state[1, k]
                 for j in range(n_features + 1):
                     a[j] += gamma * (u[j] - a[j])
@@ -212,9 +260,9 @@ def _observe_sparse(data, indices, indptr, rows, r, batch_size, fit_intercept, s
 
 @kernel
 def sparse_steps(
-    data, indices, indptr, codes, weights, order, start, stop, batch_size, state, t,
-    loss, positive, alpha, fit_intercept, scale, schedule, eta0, parameter, power, average_from, least, sweep,
-    sums, squares,
+    data, indices, indptr, targets, weights, order, start, stop, batch_size, state, t,
+    loss, epsilon, class_weights, positive, l1, l2, fit_intercept, scale, schedule, eta0, parameter,
+    averaged, power, average_from, least, sweep, sums, squares,
 ):  # fmt: skip
     """Train on ``order[start:stop]`` of CSR rows, touching only the coefficients of stored values.
 
@@ -225,16 +273,19 @@ def sparse_steps(
     n_features = theta.shape[0] - 1
     n_problems = theta.shape[1]
     number = theta.dtype.type
+    zero = number(0)
+    before = theta.copy() if l1 > 0.0 else theta[:0]
+    begun = t
     z = np.empty((batch_size, n_problems), theta.dtype)
     values = np.empty((batch_size, n_problems))
-    y = np.empty(batch_size, np.int32)
+    y = np.empty(batch_size, targets.dtype)
     w = np.empty(batch_size, theta.dtype)
     total = 0.0
     for first in range(start, stop, batch_size):
         size = min(batch_size, stop - first)
         for i in range(size):
             row = order[first + i]
-            y[i] = codes[row]
+            y[i] = targets[row]
             w[i] = weights[row]
             out = z[i]
             for k in range(n_problems):
@@ -244,7 +295,14 @@ def sparse_steps(
                 u = theta[indices[p]]
                 for k in range(n_problems):
                     out[k] += value * u[k]
-        total += fill_gradients(loss, z[:size], values[:size], y, w, positive)
+        total += fill_gradients(loss, epsilon, z[:size], values[:size], y, w, class_weights, positive)
+        if schedule >= PASSIVE_AGGRESSIVE_1:
+            for i in range(size):
+                row = order[first + i]
+                square = zero
+                for p in range(indptr[row], indptr[row + 1]):
+                    square += data[p] * data[p]
+                _be_passive(schedule, eta0, square, z[i], values[i])
         eta = number(step_size(schedule, eta0, parameter, t) / batch_size)
         for i in range(size):
             row = order[first + i]
@@ -268,10 +326,19 @@ def sparse_steps(
         step = first // batch_size
         if (step + 1) % sweep == 0 or first + size == len(order):
             steps = step % sweep + 1
-            decay = number(eta * batch_size * alpha * steps)
+            decay, threshold = number(eta * batch_size * l2 * steps), number(eta * batch_size * l1 * steps)
             seen = max(t - steps - average_from, 0.0) / steps
             gamma = number(max((power + 1) / (seen + power + 1), least * steps))
-            averaged = state.shape[0] == 2
+            if l1 > 0.0:
+                # Steps since the call began or since the last sweep have moved the coefficients so far.
+                moved = number(eta * batch_size * (t - begun))
+                for j in range(n_features):
+                    mean = state[-1, j]
+                    pace = moved * scale[j]
+                    for k in range(n_problems):
+                        slope = (before[j, k] - theta[j, k]) / pace if pace > zero else zero
+                        mean[k] += gamma * (slope - mean[k])
+                        theta[j, k] = soft(theta[j, k], threshold * scale[j])
             for j in range(n_features + 1):
                 u = theta[j]
                 keep = number(1) if j == n_features else 1 / (1 + decay * scale[j])
@@ -281,4 +348,7 @@ def sparse_steps(
                     a = state[1, j]
                     for k in range(n_problems):
                         a[k] += gamma * (u[k] - a[k])
+            if l1 > 0.0:
+                before[:] = theta
+                begun = t
     return total

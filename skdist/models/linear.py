@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,7 +13,7 @@ from skdist.control.schedules import Schedule
 from skdist.exceptions import DivergedError
 from skdist.models.compile import as_input
 from skdist.models.kernels import dense_steps, sparse_steps
-from skdist.models.losses import LOSSES
+from skdist.models.losses import LOSSES, NO_CLASS
 from skdist.models.moments import Moments
 from skdist.models.noise import GradientNoise
 from skdist.models.partition import Partition, row_order, rows_per_page
@@ -27,21 +27,22 @@ UNOBSERVED = GradientNoise((0, 0))
 
 @dataclass(frozen=True)
 class LinearModel:
-    """``n_problems`` binary linear problems over the same rows: one, or one per class.
+    """``n_problems`` linear problems over the same rows: one, or one per class.
 
     Conventions
     -----------
     ``state`` has shape (n_states, n_problems, n_features + 1) for dense rows and (n_states, n_features + 1,
-    n_problems) for sparse ones: the iterate and, under averaging, its running average.
+    n_problems) for sparse ones: the iterate, under averaging its running average, and with an l1 penalty the
+    running average of the gradients, see `coefficients`.
 
     Attributes
     ----------
     loss : str
         Key of `skdist.models.losses.LOSSES`.
     n_classes, n_features : int
-        Size of the problem; two classes are one problem.
-    alpha : float
-        Strength of the l2 penalty.
+        Size of the problem; two classes are one problem, and so is a regression, which has none.
+    l1, l2 : float
+        Strengths of the penalties ``l1 |w|_1 + l2 / 2 |w|^2``.
     fit_intercept : bool
         Whether the intercept moves.
     batch_size : int
@@ -54,6 +55,14 @@ class LinearModel:
         Of rows and state.
     sparse : bool
         Which of the two layouts.
+    epsilon : float
+        Of the losses that have one.
+    class_weights : ndarray of shape (n_classes,) or (0,)
+        Factors of the sample weights by class; none where empty.
+    final_pace : ndarray of shape (n_features,) or (0,)
+        Step sizes of the last proximal step, see `coefficients`; only with an l1 penalty.
+    loss_unit : float
+        What an improvement of the loss is measured in.
     sweep : int
         Steps between two looks at all coefficients; sparse only.
     shuffle : bool
@@ -69,7 +78,8 @@ class LinearModel:
     loss: str
     n_classes: int
     n_features: int
-    alpha: float
+    l1: float
+    l2: float
     fit_intercept: bool
     batch_size: int
     schedule: Schedule
@@ -77,14 +87,23 @@ class LinearModel:
     center: np.ndarray
     dtype: np.dtype
     sparse: bool
+    epsilon: float = 0.0
+    class_weights: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    final_pace: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    loss_unit: float = 1.0
     sweep: int = 1
     shuffle: bool = True
     seed: int = 0
 
     @property
     def n_problems(self) -> int:
-        """Number of binary problems."""
-        return 1 if self.n_classes == 2 else self.n_classes
+        """Number of problems."""
+        return 1 if self.n_classes in (0, 2) else self.n_classes
+
+    @property
+    def n_states(self) -> int:
+        """Members of the state."""
+        return 1 + self.averaged + (self.l1 > 0)
 
     @property
     def averaged(self) -> bool:
@@ -106,7 +125,8 @@ class LinearModel:
             block[:, :-1] = coef
         if intercept is not None:
             block[:, -1] = intercept
-        return self.pack(np.stack([block] * (2 if self.averaged else 1)))
+        slopes = [np.zeros_like(block)] if self.l1 > 0 else []
+        return self.pack(np.stack([block] * (1 + self.averaged) + slopes))
 
     def pack(self, states: np.ndarray) -> np.ndarray:
         """Return the state of arrays of shape (n_states, n_problems, n_features + 1)."""
@@ -117,9 +137,35 @@ class LinearModel:
         return np.array(state.transpose(0, 2, 1) if self.sparse else state, order="C")
 
     def coefficients(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return ``coef`` (n_problems, n_features) and ``intercept`` (n_problems,) to predict with."""
-        block = self.unpack(state)[-1]
-        return np.ascontiguousarray(block[:, :-1]), block[:, -1].copy()
+        """Return ``coef`` (n_problems, n_features) and ``intercept`` (n_problems,) to predict with.
+
+        The mean of many sparse iterates is not sparse. So an l1 penalty takes one more proximal step from
+        there, with the mean of the gradients: coefficients that only noise holds away from zero are zero.
+        """
+        states = self.unpack(state)
+        block = states[int(self.averaged)]
+        coef = np.ascontiguousarray(block[:, :-1])
+        if self.l1 > 0:
+            slopes, pace = states[-1][:, :-1], self.final_pace
+            moved = coef - pace * (slopes + self.l2 * coef)
+            coef = np.copysign(np.maximum(abs(moved) - pace * self.l1, 0), moved) + self.dtype.type(0)
+        return coef, block[:, -1].copy()
+
+    def accept(self, partition: Partition, classes: np.ndarray | None) -> Partition:
+        """Return a partition in the layout and dtype of the model, its codes those of ``classes``."""
+        rows = partition.X
+        if self.sparse and not sp.issparse(rows):
+            rows = sp.csr_array(rows.astype(self.dtype, copy=False))
+        elif sp.issparse(rows) and not self.sparse:
+            rows = np.ascontiguousarray(rows.toarray(), dtype=self.dtype)
+        partition = partition.globally(classes)
+        targets = partition.targets
+        return replace(
+            partition,
+            X=rows.astype(self.dtype, copy=False),
+            targets=targets if self.n_classes else targets.astype(self.dtype, copy=False),
+            weights=partition.weights.astype(self.dtype, copy=False),
+        )
 
     def order(self, partition: Partition, number: int, epoch: int) -> np.ndarray:
         """Return the order in which ``epoch`` reads the rows of partition ``number``."""
@@ -169,30 +215,30 @@ class LinearModel:
         DivergedError
             Where the loss is not finite any more.
         """
-        schedule = self.schedule
-        average_from = schedule.average_from if self.averaged else 0.0
-        power = AVERAGE_POWER if schedule.adaptive else 0.0
+        schedule, averaged = self.schedule, self.averaged
+        average_from = schedule.average_from if averaged else 0.0
+        power = AVERAGE_POWER if schedule.adaptive or not averaged else 0.0
         least = 1000.0 * float(np.finfo(state.dtype).eps)
-        codes, weights, X = as_input(partition.codes), as_input(partition.weights), partition.X
+        targets, weights, X = as_input(partition.targets), as_input(partition.weights), partition.X
         order, scale, center = as_input(order), as_input(self.scale), as_input(self.center)
-        positive = 1 if self.n_problems == 1 else 0
-        loss = LOSSES[self.loss].code
+        positive = NO_CLASS if not self.n_classes else 1 if self.n_problems == 1 else 0
+        loss, class_weights = LOSSES[self.loss], as_input(self.class_weights)
         record = UNOBSERVED if noise is None else noise
         if self.sparse:
             total = sparse_steps(
-                as_input(X.data), as_input(X.indices), as_input(X.indptr), codes, weights,
+                as_input(X.data), as_input(X.indices), as_input(X.indptr), targets, weights,
                 order, start, stop, self.batch_size, state, float(t),
-                loss, positive, self.alpha, self.fit_intercept, scale,
-                schedule.code, schedule.eta0, schedule.parameter, power, average_from, least, self.sweep,
-                record.sums, record.squares,
+                loss.code, self.epsilon, class_weights, positive, self.l1, self.l2, self.fit_intercept, scale,
+                schedule.code, schedule.eta0, schedule.parameter, averaged, power, average_from, least,
+                self.sweep, record.sums, record.squares,
             )  # fmt: skip
         else:
             total = dense_steps(
-                as_input(X), codes, weights,
+                as_input(X), targets, weights,
                 order, start, stop, self.batch_size, state, float(t),
-                loss, positive, self.alpha, self.fit_intercept, scale, center,
-                schedule.code, schedule.eta0, schedule.parameter, power, average_from, least,
-                record.sums, record.squares,
+                loss.code, self.epsilon, class_weights, positive, self.l1, self.l2, self.fit_intercept,
+                scale, center, schedule.code, schedule.eta0, schedule.parameter, averaged, power,
+                average_from, least, record.sums, record.squares,
             )  # fmt: skip
         if noise is not None:
             noise.steps += self.steps(stop - start)
@@ -201,7 +247,7 @@ class LinearModel:
                 "Training diverged: the loss is not finite although the data is. Lower the step size "
                 "(AutoRate(scale=...) or eta0)."
             )
-        return float(total) / self.n_problems
+        return float(total) / (1 if loss.joint else self.n_problems)
 
 
 def sweep_interval(moments: Moments, batch_size: int) -> int:
@@ -211,12 +257,3 @@ def sweep_interval(moments: Moments, batch_size: int) -> int:
     """
     touched = batch_size * max(moments.stored / max(moments.rows, 1), 1.0)
     return max(1, math.ceil(4 * len(moments.mean) / touched))
-
-
-def as_rows(X: Any, dtype: np.dtype, sparse: bool) -> Any:
-    """Return converted rows in the layout and dtype of the model."""
-    if sparse and not sp.issparse(X):
-        return sp.csr_array(X.astype(dtype, copy=False))
-    if not sparse and sp.issparse(X):
-        return np.ascontiguousarray(X.toarray(), dtype=dtype)
-    return X.astype(dtype, copy=False)

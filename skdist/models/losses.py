@@ -1,33 +1,37 @@
-"""Losses of a linear model: their names, their kernels and their curvature.
+"""Losses of a linear model: their names and what the solver needs to know of them.
 
 Conventions
 -----------
-A loss takes the raw prediction ``z = x w + b`` of one row for one binary problem and a target ``y``
-in {-1, +1}. ``fill_gradients`` works on the ``(rows, problems)`` block of a mini-batch at once: it
-returns the weighted sum of the losses and replaces each ``z`` by ``weight * dloss/dz``, so that
-value and gradient come from one visit of the numbers.
+A loss takes the raw prediction ``z = x w + b`` of one row for one problem and a target ``y``: -1 or +1 in
+classification, any number in regression.
 
-=========  ==============================  =====================
-code       ``loss(m)`` with ``m = y z``    ``dloss/dz``
-=========  ==============================  =====================
-HINGE      ``max(0, 1 - m)``               ``-y`` if ``m < 1``
-LOG_LOSS   ``log(1 + exp(-m))``            ``-y / (1 + exp(m))``
-=========  ==============================  =====================
+==============================  =============================================================
+name                            loss
+==============================  =============================================================
+``hinge``                       ``max(0, 1 - yz)``
+``log_loss``                    ``log(1 + exp(-yz))``
+``perceptron``                  ``max(0, -yz)``
+``squared_hinge``               ``max(0, 1 - yz)^2``
+``modified_huber``              ``max(0, 1 - yz)^2``, below ``yz = -1`` the line ``-4yz``
+``squared_error``               ``(z - y)^2 / 2``
+``huber``                       ``(z - y)^2 / 2``, beyond epsilon the line
+``epsilon_insensitive``         ``max(0, |z - y| - epsilon)``
+``squared_epsilon_insensitive`` ``max(0, |z - y| - epsilon)^2``
+``multinomial``                 ``log(sum_k exp(z_k)) - z_y``, of all problems of a row together
+==============================  =============================================================
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import numpy as np
+#: What the kernels branch on: losses of the margin ``yz``, those of the residual ``z - y``, and the softmax.
+HINGE, LOG_LOSS, PERCEPTRON, SQUARED_HINGE, MODIFIED_HUBER = 0, 1, 2, 3, 4
+SQUARED_ERROR, HUBER, EPSILON_INSENSITIVE, SQUARED_EPSILON_INSENSITIVE = 5, 6, 7, 8
+MULTINOMIAL = 9
 
-from skdist.models.compile import kernel
-
-EXP_MINUS_HALF = math.exp(-0.5)
-
-HINGE = 0
-LOG_LOSS = 1
+#: Given as ``positive`` where targets are numbers and no classes.
+NO_CLASS = -1
 
 
 @dataclass(frozen=True)
@@ -39,129 +43,56 @@ class Loss:
     code : int
         The constant the kernels branch on.
     curvature : float
-        An upper bound of the second derivative in ``z``; for the hinge, which has none, the
-        curvature of its smoothed form (1 on a band as wide as the margin).
+        An upper bound of the second derivative in ``z``; of a loss with a kink, the curvature of its smoothed
+        form, 1 on a band as wide as the spread of the targets.
     probabilities : bool
-        Whether ``1 / (1 + exp(-z))`` estimates a probability.
+        Whether ``z`` tells the log-odds of a class, so that the labels bound the curvature.
+    regression : bool
+        Whether it is for targets that are numbers too.
     """
 
     code: int
     curvature: float
-    probabilities: bool
+    probabilities: bool = False
+    regression: bool = False
+
+    def curvature_for(self, spread: float, epsilon: float) -> float:
+        """Return the curvature for targets with this standard deviation.
+
+        Kinks do not scale with the targets: a loss whose slope is 1 everywhere moves as fast in all units,
+        so that its curvature is the inverse of the spread.
+        """
+        if self.code == EPSILON_INSENSITIVE:
+            return self.curvature / spread
+        if self.code == HUBER:
+            return self.curvature * min(1.0, epsilon / spread) if epsilon else 1.0
+        return self.curvature
+
+    def of_mean(self, spread: float, epsilon: float) -> float:
+        """Return about the loss of predicting the mean, for targets with this standard deviation."""
+        beyond = max(spread - epsilon, 0.1 * spread)
+        if self.code == HUBER:
+            return spread**2 / 2 if spread <= epsilon else epsilon * (spread - epsilon / 2)
+        if self.code == EPSILON_INSENSITIVE:
+            return beyond
+        return beyond**2 if self.code == SQUARED_EPSILON_INSENSITIVE else spread**2 / 2
+
+    @property
+    def joint(self) -> bool:
+        """Whether the problems of a row have one loss together."""
+        return self.code == MULTINOMIAL
 
 
-#: By the names scikit-learn gives them.
+#: By the names scikit-learn gives them; the last is ours, for ``multi_class='multinomial'``.
 LOSSES = {
-    "hinge": Loss(HINGE, curvature=1.0, probabilities=False),
+    "hinge": Loss(HINGE, curvature=1.0),
     "log_loss": Loss(LOG_LOSS, curvature=0.25, probabilities=True),
+    "perceptron": Loss(PERCEPTRON, curvature=1.0),
+    "squared_hinge": Loss(SQUARED_HINGE, curvature=2.0),
+    "modified_huber": Loss(MODIFIED_HUBER, curvature=2.0),
+    "squared_error": Loss(SQUARED_ERROR, curvature=1.0, regression=True),
+    "huber": Loss(HUBER, curvature=1.0, regression=True),
+    "epsilon_insensitive": Loss(EPSILON_INSENSITIVE, curvature=1.0, regression=True),
+    "squared_epsilon_insensitive": Loss(SQUARED_EPSILON_INSENSITIVE, curvature=2.0, regression=True),
+    "multinomial": Loss(MULTINOMIAL, curvature=0.5, probabilities=True),
 }
-
-
-@kernel
-def _fill_log_loss(margins, values):
-    """Replace each margin by ``1 / (1 + exp(margin))`` and write ``log(1 + exp(-margin))`` to ``values``.
-
-    Without a call or a branch in the loop, so that it is vectorised: eight times as fast as ``exp`` and
-    ``log1p``. Both series are exact to 1e-12.
-    """
-    for i in range(len(margins)):
-        margin = np.float64(margins[i])
-        size = abs(margin)
-        # Beyond 64, exp(-64) = 2e-28 is as good as zero; a NaN stays one.
-        if size > 64.0:
-            size = np.float64(64.0)
-        # exp(-size) = exp(-size / 64)^64, by Taylor's series around 1/2.
-        x = 0.5 - size / 64.0
-        power = 1.0 + x / 13.0
-        power = 1.0 + x / 12.0 * power
-        power = 1.0 + x / 11.0 * power
-        power = 1.0 + x / 10.0 * power
-        power = 1.0 + x / 9.0 * power
-        power = 1.0 + x / 8.0 * power
-        power = 1.0 + x / 7.0 * power
-        power = 1.0 + x / 6.0 * power
-        power = 1.0 + x / 5.0 * power
-        power = 1.0 + x / 4.0 * power
-        power = 1.0 + x / 3.0 * power
-        power = 1.0 + x / 2.0 * power
-        power = EXP_MINUS_HALF * (1.0 + x * power)
-        power *= power
-        power *= power
-        power *= power
-        power *= power
-        power *= power
-        power *= power
-        # log(1 + p) = 2 atanh(p / (2 + p)), and that argument is at most 1/3.
-        u = power / (2.0 + power)
-        square = u * u
-        series = 1.0 / 23.0 + square / 25.0
-        series = 1.0 / 21.0 + square * series
-        series = 1.0 / 19.0 + square * series
-        series = 1.0 / 17.0 + square * series
-        series = 1.0 / 15.0 + square * series
-        series = 1.0 / 13.0 + square * series
-        series = 1.0 / 11.0 + square * series
-        series = 1.0 / 9.0 + square * series
-        series = 1.0 / 7.0 + square * series
-        series = 1.0 / 5.0 + square * series
-        series = 1.0 / 3.0 + square * series
-        values[i] = 2.0 * u * (1.0 + square * series) + (-margin if margin < 0.0 else 0.0)
-        margins[i] = (power if margin > 0.0 else 1.0) / (1.0 + power)
-
-
-@kernel
-def _fill_hinge(margins, values):
-    """Replace each margin by 1 where the hinge has a slope, else 0, and write the losses to ``values``."""
-    for i in range(len(margins)):
-        gap = 1.0 - margins[i]
-        # Written so that a NaN margin is inside, never silently "right".
-        inside = not gap <= 0.0
-        values[i] = gap if inside else 0.0
-        margins[i] = 1.0 if inside else 0.0
-
-
-@kernel
-def fill_gradients(loss, z, values, codes, weights, positive):
-    """Replace ``z`` by weighted gradients and return the weighted sum of the losses.
-
-    Parameters
-    ----------
-    loss : int
-        ``HINGE`` or ``LOG_LOSS``.
-    z : ndarray of shape (n_rows, n_problems)
-        Raw predictions; overwritten by ``weight * dloss/dz``.
-    values : ndarray of shape (n_rows, n_problems), float64
-        Scratch; overwritten by the losses.
-    codes : ndarray of shape (n_rows,), int32
-        Class code of each row.
-    weights : ndarray of shape (n_rows,)
-        Sample weights.
-    positive : int
-        The code that problem 0 calls +1: 1 for a binary problem, 0 for one-vs-rest, where problem
-        ``k`` calls class ``k`` +1.
-
-    Returns
-    -------
-    float
-        The sum over rows and problems of ``weight * loss``.
-    """
-    n_rows, n_problems = z.shape
-    for i in range(n_rows):
-        own = codes[i] - positive
-        for k in range(n_problems):
-            if k != own:
-                z[i, k] = -z[i, k]
-    if loss == LOG_LOSS:
-        _fill_log_loss(z.ravel(), values.ravel())
-    else:
-        _fill_hinge(z.ravel(), values.ravel())
-    total = 0.0
-    for i in range(n_rows):
-        own = codes[i] - positive
-        weight = weights[i]
-        row = 0.0
-        for k in range(n_problems):
-            row += values[i, k]
-            z[i, k] *= -weight if k == own else weight
-        total += weight * row
-    return total

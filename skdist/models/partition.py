@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,26 +21,26 @@ MOST_ROWS_PER_PAGE = 16
 
 @dataclass(frozen=True)
 class Partition:
-    """Rows, class codes and weights.
+    """Rows, targets and weights.
 
     Attributes
     ----------
     X : ndarray or csr_array of shape (n_rows, n_features)
         float32 or float64, C-contiguous.
-    codes : ndarray of shape (n_rows,), int32
-        Index of each row's class in ``labels``.
+    targets : ndarray of shape (n_rows,)
+        Index of each row's class in ``labels``, int32; in a regression numbers, of the dtype of X.
     weights : ndarray of shape (n_rows,)
         Sample weights, of the dtype of X.
-    labels : ndarray
-        The classes present, sorted.
+    labels : ndarray or None
+        The classes present, sorted; None in a regression.
     owned_bytes : int
         Memory that the conversion added to that of the user's own blocks.
     """
 
     X: Any
-    codes: np.ndarray
+    targets: np.ndarray
     weights: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray | None
     owned_bytes: int = 0
 
     @property
@@ -55,14 +55,18 @@ class Partition:
 
     def __sizeof__(self) -> int:
         # Dask's memory manager asks: what is shared with the user's block is counted there.
-        return self.owned_bytes + self.codes.nbytes + self.weights.nbytes
+        return self.owned_bytes + self.targets.nbytes + self.weights.nbytes
 
-    def globally(self, classes: np.ndarray) -> Partition:
+    def globally(self, classes: np.ndarray | None) -> Partition:
         """Return the same rows with codes that index ``classes``."""
-        if len(classes) == len(self.labels):
+        if self.labels is None or classes is None or len(classes) == len(self.labels):
             return self
         places = np.searchsorted(classes, self.labels).astype(np.int32)
-        return Partition(self.X, places[self.codes], self.weights, classes, self.owned_bytes)
+        return replace(self, targets=places[self.targets], labels=classes)
+
+    def part(self, start: int, stop: int) -> Partition:
+        """Return some of the rows."""
+        return Partition(self.X[start:stop], self.targets[start:stop], self.weights[start:stop], self.labels)
 
 
 def bytes_of(X: Any) -> int:
@@ -72,7 +76,7 @@ def bytes_of(X: Any) -> int:
     return int(X.nbytes)
 
 
-def convert(X: Any, y: Any, sample_weight: Any = None) -> Partition:
+def convert(X: Any, y: Any, sample_weight: Any = None, regression: bool = False) -> Partition:
     """Return a partition that the kernels can read, copying only what they cannot.
 
     Parameters
@@ -83,6 +87,8 @@ def convert(X: Any, y: Any, sample_weight: Any = None) -> Partition:
         Labels.
     sample_weight : array-like of shape (n_rows,), optional
         Weights; ones where None.
+    regression : bool
+        Whether y holds numbers and no labels.
 
     Raises
     ------
@@ -97,7 +103,10 @@ def convert(X: Any, y: Any, sample_weight: Any = None) -> Partition:
         raise ValueError(f"y must have one column, it has shape {labels.shape}.")
     if data.shape[0] != len(labels):
         raise ValueError(f"X and y have different lengths: {data.shape[0]} rows of X, {len(labels)} of y.")
-    present, codes = encode(labels)
+    if regression:
+        present, targets = None, as_numbers(labels, data.dtype)
+    else:
+        present, targets = encode(labels)
     if sample_weight is None:
         weights = np.ones(len(labels), dtype=data.dtype)
     else:
@@ -106,7 +115,7 @@ def convert(X: Any, y: Any, sample_weight: Any = None) -> Partition:
             raise ValueError(f"sample_weight has {len(weights)} values for {len(labels)} rows of X.")
     copied = not (data is X or (isinstance(X, np.ndarray) and np.shares_memory(data, X)))
     owned = 0 if sp.issparse(data) or not copied else data.nbytes
-    return Partition(data, codes, weights, present, owned)
+    return Partition(data, targets, weights, present, owned)
 
 
 def convert_rows(X: Any) -> Any:
@@ -120,8 +129,9 @@ def convert_rows(X: Any) -> Any:
             X = X.copy()
             X.sum_duplicates()
         return X
-    if hasattr(X, "to_scipy_sparse") and not hasattr(X, "columns"):
-        return convert_rows(X.to_scipy_sparse().tocsr())  # pydata/sparse
+    if hasattr(X, "asformat"):  # pydata/sparse
+        X = X if hasattr(X, "to_scipy_sparse") else X.asformat("coo")
+        return convert_rows(X.to_scipy_sparse().tocsr())
     if hasattr(X, "columns") and hasattr(X, "to_numpy"):
         X = frame_to_numpy(X)
     values = np.asarray(X)
@@ -129,7 +139,10 @@ def convert_rows(X: Any) -> Any:
         raise ValueError(
             f"X must have two dimensions, it has {values.ndim}. Reshape it to (n_rows, n_features)."
         )
-    return np.ascontiguousarray(values, dtype=float_dtype(values.dtype))
+    try:
+        return np.ascontiguousarray(values, dtype=float_dtype(values.dtype))
+    except TypeError as error:
+        raise ValueError(f"X holds objects that are no numbers: {error}") from error
 
 
 def frame_to_numpy(frame: Any) -> np.ndarray:
@@ -170,8 +183,8 @@ def encode(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             shifted = (wide - wide.dtype.type(low)).astype(np.int64)
             seen = np.bincount(shifted, minlength=high - low + 1) > 0
             places = (np.cumsum(seen) - 1).astype(np.int32)
-            present = (np.flatnonzero(seen) + low).astype(labels.dtype)
-            return present, places[shifted]
+            present = np.flatnonzero(seen).astype(wide.dtype) + wide.dtype.type(low)
+            return present.astype(labels.dtype), places[shifted]
     if labels.dtype.kind == "f":
         if not np.isfinite(labels).all():
             raise ValueError("y contains NaN or infinity.")
@@ -185,8 +198,31 @@ def encode(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
         if pd.isna(labels).any():
             raise ValueError("y contains missing values.")
-    present, codes = np.unique(labels, return_inverse=True)
+    try:
+        present, codes = np.unique(labels, return_inverse=True)
+    except TypeError as error:
+        raise ValueError(f"y holds labels that cannot be sorted: {error}. Give them one type.") from error
     return present, codes.astype(np.int32).ravel()
+
+
+def as_numbers(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return targets of a regression in the dtype of the rows.
+
+    Raises
+    ------
+    ValueError
+        Where they are no finite numbers.
+    """
+    odd = f"y must hold numbers for a regression, its dtype is {values.dtype}."
+    if values.dtype.kind not in "biufO":
+        raise ValueError(odd)
+    try:
+        numbers = np.ascontiguousarray(values, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(odd) from error
+    if not np.isfinite(numbers).all():
+        raise ValueError("y contains NaN or infinity, or numbers too large for the precision of X.")
+    return numbers
 
 
 def rows_per_page(X: Any) -> int:

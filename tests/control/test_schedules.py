@@ -9,6 +9,7 @@ from skdist.control.schedules import (
     CONSTANT,
     INVERSE_POWER,
     INVERSE_TIME,
+    LATE_DECAY,
     AutoRate,
     Schedule,
     named_schedule,
@@ -60,9 +61,10 @@ def test_optimal_needs_a_penalty():
         named_schedule("optimal", **{**RATES, "alpha": 0.0})
 
 
-def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="'adaptive'"):
-        named_schedule("adaptive", **RATES)
+def test_late_decay_is_constant_and_then_shrinks():
+    schedule = Schedule(LATE_DECAY, 0.5, 100.0, adaptive=True)
+    assert [schedule.decay(t) for t in (0, 50, 100)] == [1.0, 1.0, 1.0]
+    assert schedule.decay(1600) == pytest.approx(8.0)
 
 
 @settings(deadline=None, max_examples=50)

@@ -414,8 +414,9 @@ def test_settings_can_be_searched_in_a_pipeline():
 @pytest.mark.parametrize(
     "params",
     [
-        {"loss": "perceptron"},
-        {"penalty": "l1"},
+        {"loss": "poisson"},
+        {"penalty": "l0"},
+        {"multi_class": "ovo"},
         {"mode": "serial"},
         {"max_staleness": -1},
         {"aggregator": "median"},
@@ -426,7 +427,7 @@ def test_settings_can_be_searched_in_a_pipeline():
         {"learning_rate": "adaptive"},
         {"batch_size": 0},
         {"round_size": "small"},
-        {"class_weight": "balanced"},
+        {"class_weight": "heavy"},
         {"early_stopping": True},
         {"collect": 0},
         {"collect": "all"},
@@ -457,8 +458,23 @@ def test_settings_with_bad_parameters_are_refused(params, name):
 
 def test_optimal_rate_without_penalty_is_refused():
     X, y = problem(2, 50)
-    with pytest.raises(ValueError, match="alpha > 0"):
-        classifier(learning_rate="optimal", penalty=None).fit(X, y)
+    with pytest.raises(ValueError, match="alpha must be > 0"):
+        classifier(learning_rate="optimal", alpha=0.0).fit(X, y)
+    classifier(learning_rate="optimal", penalty=None).fit(X, y)  # alpha still tells the rate
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"penalty": "elasticnet", "l1_ratio": None}, "l1_ratio must be set"),
+        ({"learning_rate": "pa1", "loss": "log_loss"}, "made for loss='hinge'"),
+        ({"multi_class": "multinomial", "loss": "hinge"}, "is for loss='log_loss'"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(params, message):
+    X, y = problem(2, 50)
+    with pytest.raises(ValueError, match=message):
+        DistributedSGDClassifier(**params).fit(X, y)
 
 
 X_OK, Y_OK = np.arange(20.0).reshape(10, 2), np.array([0, 1] * 5)
@@ -591,7 +607,8 @@ def test_partial_fit_goes_on_from_coefficients_that_were_changed():
 def test_the_average_still_moves_after_millions_of_steps():
     X, y = problem(2, 2_000)
     clf = classifier(batch_size=8).fit(X.astype(np.float32), y)
-    clf._training = replace(clf._training, clock=1e9)
+    moments = replace(clf._training.moments, rows=10**10)
+    clf._training = replace(clf._training, clock=1e9, moments=moments)
     before = clf.coef_.copy()
     for _ in range(3):
         clf.partial_fit(X.astype(np.float32), 1 - y)

@@ -3,8 +3,16 @@ import dataclasses
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from scipy.special import logsumexp, softmax
 
-from skdist.control.schedules import INVERSE_POWER, INVERSE_TIME, AutoRate
+from skdist.control.schedules import (
+    INVERSE_POWER,
+    INVERSE_TIME,
+    LATE_DECAY,
+    PASSIVE_AGGRESSIVE_1,
+    PASSIVE_AGGRESSIVE_2,
+    AutoRate,
+)
 from skdist.models.linear import AVERAGE_POWER
 from tests.fakes import linear_model, rows_of
 
@@ -17,11 +25,17 @@ RATES = {
 }
 
 
-def gradients(loss, z, codes, positive):
+def gradients(model, z, targets):
     """Return losses and ``dloss/dz`` of raw predictions of shape (n_rows, n_problems)."""
-    target = np.where(codes[:, None] == np.arange(z.shape[1]) + positive, 1.0, -1.0)
+    if not model.n_classes:
+        return (z - targets[:, None]) ** 2 / 2, z - targets[:, None]
+    if model.loss == "multinomial":
+        own = np.eye(model.n_classes)[targets]
+        return (logsumexp(z, axis=1, keepdims=True) - z) * own, softmax(z, axis=1) - own
+    positive = 1 if model.n_problems == 1 else 0
+    target = np.where(targets[:, None] == np.arange(z.shape[1]) + positive, 1.0, -1.0)
     margin = target * z
-    if loss == "hinge":
+    if model.loss == "hinge":
         return np.maximum(0, 1 - margin), np.where(margin < 1, -target, 0.0)
     return np.logaddexp(0, -margin), -target / (1 + np.exp(margin))
 
@@ -31,6 +45,8 @@ def step_size(schedule, t):
         return schedule.eta0 * schedule.parameter / (schedule.parameter + t)
     if schedule.code == INVERSE_POWER:
         return schedule.eta0 / (1 + t) ** schedule.parameter
+    if schedule.code == LATE_DECAY:
+        return schedule.eta0 * min(1, schedule.parameter / max(t, 1)) ** 0.75
     return schedule.eta0
 
 
@@ -39,31 +55,41 @@ def reference(model, states, partition, order, start, stop, t):
     states = states.astype(np.float64)
     X, weights = partition.X.astype(np.float64), partition.weights.astype(np.float64)
     scale, center = model.scale.astype(np.float64), model.center.astype(np.float64)
-    power = AVERAGE_POWER if model.schedule.adaptive else 0.0
+    power = AVERAGE_POWER if model.schedule.adaptive or not model.averaged else 0.0
+    average_from = model.schedule.average_from if model.averaged else 0.0
     total = 0.0
     for first in range(start, stop, model.batch_size):
         rows = order[first : min(first + model.batch_size, stop)]
         coef, intercept = states[0, :, :-1].copy(), states[0, :, -1].copy()
         z = X[rows] @ coef.T + intercept
-        losses, r = gradients(model.loss, z, partition.codes[rows], 1 if model.n_problems == 1 else 0)
+        losses, r = gradients(model, z, partition.targets[rows])
         total += (weights[rows, None] * losses).sum()
         r *= weights[rows, None]
         size, eta = len(rows) / model.batch_size, step_size(model.schedule, t)
-        pace = eta * scale
-        moved = coef - pace * (r.T @ (X[rows] - center)) / model.batch_size
-        states[0, :, :-1] = moved = moved / (1 + pace * model.alpha * size)
+        if model.schedule.code in (PASSIVE_AGGRESSIVE_1, PASSIVE_AGGRESSIVE_2):
+            squares = (X[rows] ** 2).sum(axis=1)[:, None]
+            if model.schedule.code == PASSIVE_AGGRESSIVE_1:
+                r *= np.minimum(eta, losses / squares) / eta
+            else:
+                r *= losses / (squares + 1 / (2 * eta)) / eta
+        pace, slopes = eta * scale, (r.T @ (X[rows] - center)) / model.batch_size
+        moved = coef - pace * slopes
+        moved = np.sign(moved) * np.maximum(abs(moved) - pace * model.l1 * size, 0)
+        states[0, :, :-1] = moved = moved / (1 + pace * model.l2 * size)
         if model.fit_intercept:
             states[0, :, -1] = intercept + (coef - moved) @ center - eta * r.sum(axis=0) / model.batch_size
-        if len(states) == 2:
-            gamma = (power + 1) / (max(t - model.schedule.average_from, 0) + power + 1)
+        gamma = (power + 1) / (max(t - average_from, 0) + power + 1)
+        if model.averaged:
             states[1] += gamma * (states[0] - states[1])
+        if model.l1:
+            states[-1, :, :-1] += gamma * (slopes / size - states[-1, :, :-1])
         t += 1
-    return states, total / model.n_problems
+    return states, total / (1 if model.loss == "multinomial" else model.n_problems)
 
 
 def start_of(model, seed=1):
     rng = np.random.default_rng(seed)
-    shape = (2 if model.averaged else 1, model.n_problems, model.n_features + 1)
+    shape = (model.n_states, model.n_problems, model.n_features + 1)
     return (0.1 * rng.normal(size=shape)).astype(model.dtype)
 
 
@@ -90,6 +116,36 @@ def test_dense_steps_follow_the_formula(rate, loss, n_classes, dtype, rtol, star
     compare(model, partition, start, stop, 12.0, rtol)
 
 
+@pytest.mark.parametrize("rate", ["auto", "constant", "averaged"])
+@pytest.mark.parametrize(
+    ("n_classes", "params"),
+    [
+        (2, {"penalty": "l1", "alpha": 0.02}),
+        (3, {"penalty": "elasticnet", "alpha": 0.05, "l1_ratio": 0.4}),
+        (3, {"loss": "multinomial"}),
+        (0, {"loss": "squared_error"}),
+        (0, {"loss": "squared_error", "penalty": "l1", "alpha": 0.02}),
+    ],
+)
+def test_penalties_and_kinds_of_targets_follow_the_formula(rate, n_classes, params):
+    X, y = rows_of(61, 5, max(n_classes, 2))
+    y = y if n_classes else X @ np.arange(5.0) + 3
+    weights = np.random.default_rng(2).uniform(0, 3, 61)
+    model, partition = linear_model(X, y, weights, regression=not n_classes, **{**RATES[rate], **params})
+    compare(model, partition, 8, 61, 12.0, 1e-9)
+
+
+@pytest.mark.parametrize("rate", ["pa1", "pa2"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_passive_aggressive_steps_follow_the_formula(rate, n_classes, batch_size):
+    X, y = rows_of(61, 5, n_classes)
+    model, partition = linear_model(
+        X, y, loss="hinge", learning_rate=rate, eta0=0.7, penalty=None, batch_size=batch_size
+    )
+    compare(model, partition, 0, 61, 0.0, 1e-9)
+
+
 @pytest.mark.parametrize("rate", ["auto", "constant"])
 @pytest.mark.parametrize("sparse", [False, True])
 def test_without_intercept_it_does_not_move(rate, sparse):
@@ -104,6 +160,13 @@ def test_without_intercept_it_does_not_move(rate, sparse):
     assert (coef != 0).all()
     if not sparse:
         compare(dataclasses.replace(model, seed=9), partition, 0, 61, 0.0, 1e-9)
+
+
+def test_long_training_shrinks_its_steps():
+    X, y = rows_of(61, 5, 3)
+    model, partition = linear_model(X, y, **RATES["auto"])
+    assert model.schedule.decay(9000.0) > 2
+    compare(model, partition, 0, 61, 9000.0, 1e-9)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 5, 64])
@@ -181,7 +244,7 @@ def test_a_rare_sweep_changes_the_penalty_little():
     model, partition = linear_model(X, y, alpha=0.05)
     ends = []
     for sweep, alpha in ((1, 0.05), (4, 0.05), (1, 0.0)):
-        one = dataclasses.replace(model, sweep=sweep, alpha=alpha)
+        one = dataclasses.replace(model, sweep=sweep, l2=alpha)
         state = one.initial_state(np.ones((1, 30)))
         one.train(state, partition, model.order(partition, 0, 0), 0, 120, 0.0)
         ends.append(one.unpack(state)[0, 0])

@@ -7,8 +7,9 @@ import scipy.sparse as sp
 
 from skdist.control.schedules import AutoRate
 from skdist.exceptions import DivergedError
-from skdist.models.linear import as_rows, sweep_interval
+from skdist.models.linear import sweep_interval
 from skdist.models.moments import measure
+from skdist.models.partition import convert
 from tests.fakes import linear_model, rows_of
 
 layouts = pytest.mark.parametrize("sparse", [False, True])
@@ -122,12 +123,14 @@ def test_narrow_data_is_swept_at_each_step():
     assert sweep_interval(measure(sp.csr_array(np.ones((50, 3))), np.ones(50)), 64) == 1
 
 
-def test_as_rows_gives_layout_and_dtype_of_the_model():
+@pytest.mark.parametrize("sparse", [False, True])
+def test_partitions_are_given_layout_dtype_and_codes_of_the_model(sparse):
     X = np.eye(3)
-    sparse = as_rows(X, np.float32, sparse=True)
-    assert sp.issparse(sparse)
-    assert sparse.dtype == np.float32
-    dense = as_rows(sp.csr_array(X), np.float32, sparse=False)
-    np.testing.assert_array_equal(dense, X.astype(np.float32))
-    assert dense.dtype == np.float32
-    assert as_rows(X, np.float64, sparse=False) is X
+    rows = sp.csr_array(X.astype(np.float32)) if sparse else X.astype(np.float32)
+    model, _ = linear_model(rows, [0, 1, 2])
+    for given in (X, sp.csr_array(X), rows):
+        taken = model.accept(convert(given, [0, 2, 2]), np.array([0, 1, 2]))
+        assert sp.issparse(taken.X) == sparse
+        assert taken.X.dtype == taken.weights.dtype == np.float32
+        np.testing.assert_array_equal(taken.X.toarray() if sparse else taken.X, X)
+        np.testing.assert_array_equal(taken.targets, [0, 2, 2])

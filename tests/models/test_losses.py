@@ -5,16 +5,28 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logsumexp, softmax
 
 from skdist.control.schedules import CONSTANT, Schedule
 from skdist.exceptions import DivergedError
 from skdist.models.losses import LOSSES
 from tests.fakes import linear_model
 
-names = pytest.mark.parametrize("name", sorted(LOSSES))
+EPSILON = 0.4
+SEPARATE = sorted(name for name, loss in LOSSES.items() if not loss.joint)
+REGRESSION = sorted(name for name, loss in LOSSES.items() if loss.regression)
+#: Where the slope jumps or the curvature does, by margin or by residual.
+BENDS = {
+    "hinge": [1.0], "perceptron": [0.0], "squared_hinge": [1.0], "modified_huber": [-1.0, 1.0],
+    "huber": [-EPSILON, EPSILON], "epsilon_insensitive": [-EPSILON, EPSILON],
+    "squared_epsilon_insensitive": [-EPSILON, EPSILON],
+}  # fmt: skip
+
+names = pytest.mark.parametrize("name", SEPARATE)
+by_margin = pytest.mark.parametrize("name", sorted(set(SEPARATE) - set(REGRESSION)))
 
 
-def evaluate(name, z, code, weight=1.0):
+def evaluate(name, z, code, weight=1.0, class_weight=None, target=None):
     """Return the loss and ``dloss/dz`` of one row with raw predictions ``z``, read off a step of a model.
 
     The first feature makes the prediction, the second collects the gradient.
@@ -22,7 +34,11 @@ def evaluate(name, z, code, weight=1.0):
     z = np.atleast_1d(np.asarray(z, dtype=float))
     n_classes = max(len(z), 2)
     X = np.tile([1.0, 1.0], (n_classes, 1))
-    model, partition = linear_model(X, np.arange(n_classes), loss=name, alpha=0.0, fit_intercept=False)
+    y = np.arange(n_classes) if target is None else np.full(n_classes, target)
+    model, partition = linear_model(
+        X, y, loss=name, epsilon=EPSILON, alpha=0.0, fit_intercept=False,
+        regression=target is not None, class_weight=class_weight,
+    )  # fmt: skip
     model = dataclasses.replace(model, batch_size=1, schedule=Schedule(CONSTANT, 1.0))
     partition = dataclasses.replace(partition, weights=np.full(n_classes, weight))
     state = model.initial_state(np.column_stack([z, np.zeros(len(z))]))
@@ -30,31 +46,62 @@ def evaluate(name, z, code, weight=1.0):
     return loss, -state[0, :, 1]
 
 
-def expected_loss(name, margin):
-    if name == "hinge":
-        return max(0.0, 1 - margin)
-    return math.log1p(math.exp(-abs(margin))) + max(-margin, 0.0)
+def expected_loss(name, z, y):
+    """Return the loss as the table in `skdist.models.losses` has it."""
+    margin, size = y * z, abs(z - y)
+    beyond = max(0.0, size - EPSILON)
+    return {
+        "hinge": max(0.0, 1 - margin),
+        "log_loss": math.log1p(math.exp(-abs(margin))) + max(-margin, 0.0),
+        "perceptron": max(0.0, -margin),
+        "squared_hinge": max(0.0, 1 - margin) ** 2,
+        "modified_huber": max(0.0, 1 - margin) ** 2 if margin >= -1 else -4 * margin,
+        "squared_error": size**2 / 2,
+        "huber": size**2 / 2 if size <= EPSILON else EPSILON * size - EPSILON**2 / 2,
+        "epsilon_insensitive": beyond,
+        "squared_epsilon_insensitive": beyond**2,
+    }[name]
+
+
+def away_from_bends(name, z, y, distance):
+    """Return a raw prediction near ``z`` that has no bend of the loss nearby."""
+    for bend in BENDS.get(name, []):
+        place = y * z if name not in REGRESSION else z - y
+        if abs(place - bend) < distance:
+            z += 3 * distance
+    return z
 
 
 @names
 @pytest.mark.parametrize("z", [-30.0, -2.5, -0.1, 0.0, 0.3, 0.9, 1.7, 25.0])
 @pytest.mark.parametrize("code", [0, 1])
 def test_values(name, z, code):
-    assert evaluate(name, z, code)[0] == pytest.approx(expected_loss(name, z if code else -z), rel=1e-12)
+    assert evaluate(name, z, code)[0] == pytest.approx(expected_loss(name, z, 2 * code - 1), rel=1e-12)
 
 
 @names
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=40)
 @given(st.floats(-8, 8), st.integers(0, 1), st.floats(0, 5))
 def test_gradient_is_the_five_point_difference_of_the_loss(name, z, code, weight):
     h = 1e-3
-    if name == "hinge" and abs((z if code else -z) - 1) < 3 * h:
-        z += 10 * h
+    z = away_from_bends(name, z, 2 * code - 1, 3 * h)
     a, b, c, d = (evaluate(name, z + k * h, code, weight)[0] for k in (-2, -1, 1, 2))
-    assert evaluate(name, z, code, weight)[1] == pytest.approx((a - 8 * b + 8 * c - d) / (12 * h), abs=1e-8)
+    assert evaluate(name, z, code, weight)[1] == pytest.approx((a - 8 * b + 8 * c - d) / (12 * h), abs=1e-7)
 
 
-@names
+@pytest.mark.parametrize("name", REGRESSION)
+@settings(deadline=None, max_examples=40)
+@given(st.floats(-8, 8), st.floats(-8, 8), st.floats(0, 5))
+def test_the_losses_of_a_regression_take_any_number(name, z, target, weight):
+    h = 1e-3
+    z = away_from_bends(name, z, target, 3 * h)
+    value, slope = evaluate(name, z, 0, weight, target=target)
+    assert value == pytest.approx(weight * expected_loss(name, z, target), rel=1e-9, abs=1e-12)
+    up, down = (evaluate(name, z + k * h, 0, weight, target=target)[0] for k in (1, -1))
+    assert slope == pytest.approx((up - down) / (2 * h), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["hinge", "log_loss"])
 @pytest.mark.parametrize("size", [50.0, 800.0, 1e30, 1e300])
 def test_large_predictions_do_not_overflow(name, size):
     with np.errstate(all="raise"):
@@ -94,14 +141,54 @@ def test_weights_multiply_loss_and_gradient(name, z, weight):
     assert weighted_gradient == pytest.approx(weight * gradient)
 
 
+@names
+def test_class_weights_multiply_the_rows_of_a_class(name):
+    factors = {0: 3.0, 1: 0.5}
+    for code, factor in factors.items():
+        value, slope = evaluate(name, 0.3, code)
+        weighted, steeper = evaluate(name, 0.3, code, class_weight=factors)
+        assert weighted == pytest.approx(factor * value)
+        assert steeper == pytest.approx(factor * slope)
+
+
+@names
+def test_one_vs_rest_weighs_the_rows_of_the_own_class_of_a_problem(name):
+    z, factors = [0.3, -0.2, 0.7], {0: 3.0, 1: 0.5, 2: 2.0}
+    for code, factor in factors.items():
+        _, slope = evaluate(name, z, code)
+        _, weighted = evaluate(name, z, code, class_weight=factors)
+        np.testing.assert_allclose(weighted, np.where(np.arange(3) == code, factor, 1.0) * slope)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.floats(-40, 40), min_size=3, max_size=6), st.data())
+def test_multinomial_is_the_cross_entropy_of_the_softmax(z, data):
+    code, weight = data.draw(st.integers(0, len(z) - 1)), data.draw(st.floats(0, 5))
+    factors = dict.fromkeys(range(len(z)), 1.0) | {code: 2.0}
+    loss, gradient = evaluate("multinomial", z, code, weight, factors)
+    assert loss == pytest.approx(2 * weight * (logsumexp(z) - z[code]), rel=1e-9, abs=1e-11)
+    np.testing.assert_allclose(
+        gradient, 2 * weight * (softmax(z) - np.eye(len(z))[code]), rtol=1e-9, atol=1e-11
+    )
+
+
+@pytest.mark.parametrize("z", [[math.nan, 0.0, 1.0], [0.0, math.nan, 1.0], [0.0, 1.0, math.inf]])
+def test_multinomial_does_not_pass_over_what_is_no_number(z):
+    with pytest.raises(DivergedError):
+        evaluate("multinomial", z, 0)
+
+
 @settings(deadline=None, max_examples=50)
-@given(st.floats(-6, 6))
-def test_curvature_bounds_the_second_derivative_of_log_loss(z):
+@given(st.sampled_from(["log_loss", "squared_hinge", "modified_huber", "squared_error"]), st.floats(-6, 6))
+def test_curvature_bounds_the_second_derivative(name, z):
     h = 1e-4
-    second = (evaluate("log_loss", z + h, 1)[1] - evaluate("log_loss", z - h, 1)[1]) / (2 * h)
-    assert second[0] <= LOSSES["log_loss"].curvature + 1e-7
+    second = (evaluate(name, z + h, 1)[1] - evaluate(name, z - h, 1)[1]) / (2 * h)
+    assert second[0] <= LOSSES[name].curvature + 1e-6
 
 
-def test_only_log_loss_estimates_probabilities():
-    assert LOSSES["log_loss"].probabilities
-    assert not LOSSES["hinge"].probabilities
+def test_the_slope_of_a_loss_with_a_kink_does_not_grow_with_the_targets():
+    for spread in (1e-3, 1.0, 1e4):
+        assert LOSSES["epsilon_insensitive"].curvature_for(spread, 0.1) == pytest.approx(1 / spread)
+        assert LOSSES["squared_error"].curvature_for(spread, 0.1) == 1.0
+    assert LOSSES["huber"].curvature_for(10.0, 0.1) == pytest.approx(0.01)
+    assert LOSSES["huber"].curvature_for(0.05, 0.1) == 1.0

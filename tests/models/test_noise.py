@@ -45,7 +45,7 @@ def gradients(model, partition, order, start, stop, state, t):
         last = min(first + BATCH, stop)
         rows = order[first:last]
         theta = model.unpack(state)[0].astype(np.float64)
-        r = slopes(model, X[rows] @ theta[:, :-1].T + theta[:, -1], partition.codes[rows])
+        r = slopes(model, X[rows] @ theta[:, :-1].T + theta[:, -1], partition.targets[rows])
         r *= weights[rows, None]
         coef = r.T @ (X[rows] - model.center) * root / BATCH
         intercept = r.sum(axis=0)[:, None] / BATCH * model.fit_intercept

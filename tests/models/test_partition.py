@@ -171,7 +171,7 @@ def test_one_dimension_is_refused():
 
 def test_labels_may_be_a_column():
     partition = convert(np.eye(3), pd.DataFrame({"y": [2, 1, 2]}))
-    np.testing.assert_array_equal(partition.codes, [1, 0, 1])
+    np.testing.assert_array_equal(partition.targets, [1, 0, 1])
     np.testing.assert_array_equal(partition.labels, [1, 2])
 
 
@@ -191,7 +191,7 @@ def test_parts_that_do_not_fit_are_refused(y, weights, message):
 def test_codes_can_index_the_classes_of_all_partitions():
     partition = convert(np.eye(3), np.array(["b", "d", "b"]))
     moved = partition.globally(np.array(["a", "b", "c", "d"]))
-    np.testing.assert_array_equal(moved.codes, [1, 3, 1])
+    np.testing.assert_array_equal(moved.targets, [1, 3, 1])
     assert moved.X is partition.X
     assert partition.globally(np.array(["b", "d"])) is partition
 

@@ -1,0 +1,106 @@
+"""Fitted coefficients in other forms: sparse, dense, and in scikit-learn's own estimator."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.base import is_classifier
+from sklearn.utils.validation import check_is_fitted
+
+from skdist.control.schedules import AutoRate
+from skdist.models.losses import LOSSES
+from skdist.models.moments import Moments
+
+
+class CoefficientsMixin:
+    """What can be done with coefficients besides predicting; attributes are those of the estimators."""
+
+    def sparsify(self) -> Self:
+        """Turn ``coef_`` into a CSR array, which takes less memory where more than half of it is zero.
+
+        Predictions stay the same, training goes on from it, and ends with a dense ``coef_``.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        """
+        check_is_fitted(self)
+        self.coef_: Any = sp.csr_array(np.atleast_2d(dense(self.coef_)))
+        return self
+
+    def densify(self) -> Self:
+        """Turn ``coef_`` back into an ndarray; the reverse of `sparsify`.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        """
+        check_is_fitted(self)
+        coef = dense(self.coef_)
+        self.coef_ = coef if is_classifier(self) else coef.ravel()
+        return self
+
+    def to_sklearn(self) -> Any:
+        """Return scikit-learn's estimator with these coefficients: it predicts the same without skdist.
+
+        Its parameters are those that both have. ``learning_rate='auto'``, which scikit-learn lacks, becomes
+        ``'invscaling'`` with ``power_t=0.5``, ``average=False`` and ``eta0 = 1 / (L n)``, the step that is
+        stable for rows of the mean squared norm ``n`` seen here and a loss of curvature ``L``:
+        ``partial_fit`` of the result goes on from here with steps that get shorter and upset nothing,
+        standardised features or not. To ``fit`` it anew, standardise them, as scikit-learn needs it.
+        scikit-learn's ``t_`` counts rows, ours mini-batch steps.
+
+        Returns
+        -------
+        sklearn.linear_model.SGDClassifier or SGDRegressor
+            Fitted; it shares no array with this estimator.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        """
+        from sklearn.linear_model import SGDClassifier, SGDRegressor
+
+        check_is_fitted(self)
+        this: Any = self
+        kind = SGDClassifier if is_classifier(self) else SGDRegressor
+        parameters = {name: getattr(this, name) for name in kind().get_params() if hasattr(this, name)}
+        if parameters["learning_rate"] == "auto" or isinstance(parameters["learning_rate"], AutoRate):
+            step = 1 / (LOSSES[this.loss].curvature * mean_square_norm(this._training.moments))
+            parameters |= {"learning_rate": "invscaling", "power_t": 0.5, "eta0": step, "average": False}
+        twin = kind(**parameters)
+        for name in ("classes_", "n_features_in_", "feature_names_in_", "n_iter_"):
+            if hasattr(this, name):
+                setattr(twin, name, np.copy(getattr(this, name)) if name[0] in "cf" else getattr(this, name))
+        twin.t_ = 1.0 + sum(epoch.rows for epoch in this.history_.epochs)
+        twin.coef_, twin.intercept_ = np.array(dense(this.coef_)), np.array(this.intercept_)
+        if twin.average:  # what scikit-learn goes on from, besides what it predicts with
+            iterate = this._training.state[0]
+            twin._standard_coef = np.array(iterate[:, :-1]).reshape(twin.coef_.shape)
+            twin._standard_intercept = np.array(iterate[:, -1])
+            twin._average_coef, twin._average_intercept = twin.coef_.copy(), twin.intercept_.copy()
+        return twin
+
+
+def dense(coef: Any) -> np.ndarray:
+    """Return coefficients as ndarray."""
+    return np.asarray(coef.toarray() if sp.issparse(coef) else coef)
+
+
+def mean_square_norm(moments: Moments) -> float:
+    """Return the mean of ``weight_i (1 + |x_i|^2)`` over all rows."""
+    squares = moments.weight * moments.mean**2 + moments.deviation
+    return float((moments.weight + squares.sum()) / moments.rows)

@@ -1,0 +1,331 @@
+"""DistributedSGDRegressor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from sklearn.base import RegressorMixin, _fit_context
+from sklearn.utils._param_validation import StrOptions
+
+from skdist.control.aggregation import InverseVolatility
+from skdist.control.latency import LatencyBatchSizer
+from skdist.control.pressure import PressurePlanner
+from skdist.control.schedules import AutoRate
+from skdist.control.staleness import StalenessWindow
+from skdist.estimators.base import DistributedSGDBase
+from skdist.estimators.plan import Past, Plan, RegressorPlan
+from skdist.estimators.routing import is_collection
+from skdist.estimators.scoring import score_on_collections
+from skdist.models.losses import LOSSES
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
+    """Linear regression trained with stochastic gradient descent on a Dask cluster.
+
+    A drop-in for `sklearn.linear_model.SGDRegressor`; what `DistributedSGDClassifier` says of clusters, modes
+    and the objective holds here too.
+
+    Parameters
+    ----------
+    loss : {'squared_error', 'huber', 'epsilon_insensitive', 'squared_epsilon_insensitive'}, \
+            default='squared_error'
+        `skdist.models.losses` has the formulas.
+    penalty : {'l2', 'l1', 'elasticnet', None}, default='l2'
+        Penalty on the coefficients. ``'l1'`` and ``'elasticnet'`` leave coefficients at exactly zero.
+    alpha : float, default=0.0001
+        Strength of the penalty.
+    l1_ratio : float, default=0.15
+        Share of l1 in ``'elasticnet'``: ``alpha (l1_ratio |w|_1 + (1 - l1_ratio) |w|^2 / 2)``.
+    fit_intercept : bool, default=True
+        Whether there is an intercept.
+    max_iter : int, default=1000
+        Passes over the data at most.
+    tol : float or None, default=1e-3
+        Training ends after the pass in which the training loss did not get below ``best - tol`` for
+        ``n_iter_no_change`` checks. With ``learning_rate='auto'`` it is in units of the loss of predicting
+        the mean, whatever the unit of y, and large data is checked several times per pass, else once.
+    shuffle : bool, default=True
+        Whether to visit partitions and rows in another order in each pass.
+    verbose : int, default=0
+        1 prints progress.
+    epsilon : float, default=0.1
+        Of 'huber', which is linear beyond it, and of the epsilon-insensitive losses, zero up to it.
+    n_jobs : int or None, default=None
+        Threads when training in this process; None is 1, -1 all processors.
+    random_state : int, RandomState or None, default=None
+        Seed of the order of the rows.
+    learning_rate : {'auto', 'optimal', 'constant', 'invscaling', 'pa1', 'pa2'} or AutoRate, default='auto'
+        ``'auto'`` is ``AutoRate()``: it needs neither tuning nor standardised data. The others mean what they
+        mean in scikit-learn, with t counting mini-batch steps; the passive-aggressive ones step row by row.
+    eta0 : float, default=0.01
+        Step size of 'constant' and 'invscaling'; the aggressiveness of 'pa1' and 'pa2'.
+    power_t : float, default=0.5
+        Exponent of 'invscaling'.
+    early_stopping : bool, default=False
+        Not available yet.
+    validation_fraction : float, default=0.1
+        For early stopping.
+    n_iter_no_change : int, default=5
+        Checks without improvement before training ends.
+    warm_start : bool, default=False
+        Whether `fit` starts from the present solution.
+    average : bool or int, default=False
+        Whether ``coef_`` is the average over all steps, or all after that many rows. ``'auto'`` rates
+        average anyway.
+    mode : {'async', 'ssp', 'sync'}, default='async'
+        Consistency. ``'async'``: nobody waits for who is late. ``'ssp'``: a learner more than
+        ``max_staleness`` of its rounds ahead of the slowest one waits for it. ``'sync'``: all rounds end
+        together, and the next begins from the mean of where they ended.
+    max_staleness : int, default=2
+        For ``mode='ssp'``, in rounds.
+    batch_size : 'auto' or int, default='auto'
+        Rows of a mini-batch step. ``'auto'`` is 64, less for small data.
+    round_size : 'auto' or int, default='auto'
+        ``B0``: rows of a standard round, which a learner trains between two exchanges with the server. On a
+        perfect link the default batch sizer gives half of it. ``'auto'`` makes a round last twice as long as
+        an exchange. Where an aggregator needs the volatility, rounds have two mini-batches at least.
+    rate_adapter : 'auto', StalenessWindow or None, default='auto'
+        Scales updates by their staleness; ``'auto'`` is ``StalenessWindow()``, None applies them in full.
+    batch_sizer : 'auto', LatencyBatchSizer or None, default='auto'
+        Sizes rounds by heartbeat latency; ``'auto'`` is ``LatencyBatchSizer()``, None gives ``round_size``.
+    planner : 'auto', PressurePlanner or None, default='auto'
+        How many visits a worker trains at once and how many wait there, by the load of its rounds; while a
+        visit waits, its partition is loaded. ``'auto'`` is ``PressurePlanner()``, None trains one visit per
+        thread and lets one wait. There is nothing to plan in this process, nor where sync mode has fixed
+        shares.
+    aggregator : 'auto', 'uniform', InverseVolatility or None, default='auto'
+        How updates that are applied together are weighted: those of a round of ``mode='sync'`` and those
+        that ``collect`` collects. ``'auto'`` is ``InverseVolatility()`` in sync mode, as the method has it,
+        which is not neutral among learners (see there), and ``'uniform'`` elsewhere. None is ``'uniform'``:
+        the same weight per step.
+    collect : 'auto' or int, default='auto'
+        Updates that the server collects and applies together. ``'auto'`` is one of each learner in async
+        mode, without waiting for those that are late, and 1 in ssp mode; sync mode takes one of each.
+        Learners train on meanwhile.
+    server_momentum : 'auto' or float, default='auto'
+        Nesterov momentum of the server, in [0, 1), at most ``1 - 1/n`` for n learners. The mean of n learners
+        moves n times less per row than one learner; momentum gives that back. ``'auto'`` is 0.86 in async
+        mode with ``collect='auto'`` and 0 elsewhere.
+    client : distributed.Client or None, default=None
+        Trains there. None takes the active client for Dask collections and for in-memory data above
+        64 MB; without one, Dask collections train on a temporary in-process cluster and in-memory data in
+        this process. Clones share the client; pickles leave it out.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (n_features,)
+        Coefficients.
+    intercept_ : ndarray of shape (1,)
+        Intercept.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where X has string names.
+    n_iter_ : int
+        Passes made.
+    t_ : float
+        Mini-batch steps made plus 1; asynchronous updates count by their rate scale.
+    history_ : History
+        What happened: rounds, visits, epochs and the plans of the workers.
+
+    See Also
+    --------
+    sklearn.linear_model.SGDRegressor : One process, one row at a time.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdist import DistributedSGDRegressor
+    >>> X = np.linspace(0, 10, 200).reshape(-1, 1)
+    >>> reg = DistributedSGDRegressor(random_state=0).fit(X, 3 * X[:, 0] + 5)
+    >>> reg.predict([[20.0]]).round(1)
+    array([65.])
+    """
+
+    _losses = tuple(name for name, loss in LOSSES.items() if loss.regression)
+    _passive_aggressive_loss = "epsilon_insensitive"
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **DistributedSGDBase._parameter_constraints,
+        "loss": [StrOptions(set(_losses))],
+    }
+
+    def __init__(
+        self,
+        loss: str = "squared_error",
+        *,
+        penalty: str | None = "l2",
+        alpha: float = 0.0001,
+        l1_ratio: float = 0.15,
+        fit_intercept: bool = True,
+        max_iter: int = 1000,
+        tol: float | None = 1e-3,
+        shuffle: bool = True,
+        verbose: int = 0,
+        epsilon: float = 0.1,
+        n_jobs: int | None = None,
+        random_state: Any = None,
+        learning_rate: str | AutoRate = "auto",
+        eta0: float = 0.01,
+        power_t: float = 0.25,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 5,
+        warm_start: bool = False,
+        average: bool | int = False,
+        mode: str = "async",
+        max_staleness: int = 2,
+        batch_size: str | int = "auto",
+        round_size: str | int = "auto",
+        rate_adapter: str | StalenessWindow | None = "auto",
+        batch_sizer: str | LatencyBatchSizer | None = "auto",
+        planner: str | PressurePlanner | None = "auto",
+        aggregator: str | InverseVolatility | None = "auto",
+        collect: str | int = "auto",
+        server_momentum: str | float = "auto",
+        client: Client | None = None,
+    ) -> None:
+        self.loss = loss
+        self.penalty = penalty
+        self.alpha = alpha
+        self.l1_ratio = l1_ratio
+        self.fit_intercept = fit_intercept
+        self.max_iter = max_iter
+        self.tol = tol
+        self.shuffle = shuffle
+        self.verbose = verbose
+        self.epsilon = epsilon
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.learning_rate = learning_rate
+        self.eta0 = eta0
+        self.power_t = power_t
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.warm_start = warm_start
+        self.average = average
+        self.mode = mode
+        self.max_staleness = max_staleness
+        self.batch_size = batch_size
+        self.round_size = round_size
+        self.rate_adapter = rate_adapter
+        self.batch_sizer = batch_sizer
+        self.planner = planner
+        self.aggregator = aggregator
+        self.collect = collect
+        self.server_momentum = server_momentum
+        self.client = client
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        coef_init: np.ndarray | None = None,
+        intercept_init: np.ndarray | None = None,
+        sample_weight: Any = None,
+    ) -> DistributedSGDRegressor:
+        """Train on all rows.
+
+        Parameters
+        ----------
+        X : array-like, sparse, DataFrame, dask Array or dask DataFrame of shape (n_samples, n_features)
+            Training data. Dask collections stay on the cluster.
+        y : array-like, dask Array or dask Series of shape (n_samples,)
+            Numbers, partitioned like X.
+        coef_init : ndarray of shape (n_features,), optional
+            Where training starts.
+        intercept_init : ndarray of shape (1,), optional
+            Where training starts.
+        sample_weight : array-like, dask Array or dask Series of shape (n_samples,), optional
+            Weights; 1 each where None.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For bad input; the message says what to do.
+        skdist.exceptions.NoWorkersError
+            Where the cluster has no worker within the time limit.
+        """
+        self._fit(X, y, coef_init, intercept_init, sample_weight)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> DistributedSGDRegressor:
+        """Train one pass over some rows, from where training stands.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For bad input as in `fit`.
+        """
+        past = self._past() if hasattr(self, "coef_") else None
+        self._train(X, y, sample_weight, past=past, max_iter=1, tol=None, going_on=True)
+        return self
+
+    def predict(self, X: Any) -> Any:
+        """Return the predicted number of each row.
+
+        Parameters
+        ----------
+        X : array-like, sparse, DataFrame, dask Array or dask DataFrame of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray or lazy dask Array of shape (n_samples,)
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        ValueError
+            Where the number or the names of the features differ from those of the fit, or X holds NaN or
+            infinity (of a collection: when it is computed).
+        """
+        return self._predict("decision_function", X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return R^2, the share of the variance that is explained; of Dask collections on the cluster.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+
+        Raises
+        ------
+        ValueError
+            Where X and y are not aligned.
+        """
+        if is_collection(X) or is_collection(y):
+            return score_on_collections(self, X, y, sample_weight)
+        return float(super().score(X, y, sample_weight))
+
+    def _past(self) -> Past:
+        past = super()._past()
+        return Past(np.atleast_2d(past.coef), past.intercept, past.training, None, past.history)
+
+    def _plan(self, past: Past | None, seed: int, going_on: bool, classes: np.ndarray | None) -> Plan:
+        return RegressorPlan(self, past, seed, going_on)
+
+    def _keep(self, plan: Plan, coef: np.ndarray) -> None:
+        self.coef_ = coef.ravel()

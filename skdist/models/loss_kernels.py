@@ -1,0 +1,241 @@
+"""Losses and gradients of a whole mini-batch at once.
+
+`fill_gradients` works on the ``(rows, problems)`` block of raw predictions: it returns the weighted sum of
+the losses and replaces each ``z`` by ``weight * dloss/dz``, so that value and gradient come from one visit of
+the numbers. The losses themselves see margins or residuals, one flat array, whoever's they are.
+
+All comparisons are written so that a NaN goes on as a NaN, and is never silently "right".
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from skdist.models.compile import kernel
+from skdist.models.losses import (
+    EPSILON_INSENSITIVE,
+    HINGE,
+    HUBER,
+    LOG_LOSS,
+    MODIFIED_HUBER,
+    MULTINOMIAL,
+    NO_CLASS,
+    PERCEPTRON,
+    SQUARED_ERROR,
+    SQUARED_HINGE,
+)
+
+EXP_MINUS_HALF = math.exp(-0.5)
+
+
+@kernel
+def _exp_minus(size):
+    """Return ``exp(-size)`` for a size of 0 or more, to 1e-12, in a way that lets loops be vectorised."""
+    # Beyond 64, exp(-64) = 2e-28 is as good as zero; a NaN stays one.
+    if size > 64.0:
+        size = np.float64(64.0)
+    # exp(-size) = exp(-size / 64)^64, by Taylor's series around 1/2.
+    x = 0.5 - size / 64.0
+    power = 1.0 + x / 13.0
+    power = 1.0 + x / 12.0 * power
+    power = 1.0 + x / 11.0 * power
+    power = 1.0 + x / 10.0 * power
+    power = 1.0 + x / 9.0 * power
+    power = 1.0 + x / 8.0 * power
+    power = 1.0 + x / 7.0 * power
+    power = 1.0 + x / 6.0 * power
+    power = 1.0 + x / 5.0 * power
+    power = 1.0 + x / 4.0 * power
+    power = 1.0 + x / 3.0 * power
+    power = 1.0 + x / 2.0 * power
+    power = EXP_MINUS_HALF * (1.0 + x * power)
+    power *= power
+    power *= power
+    power *= power
+    power *= power
+    power *= power
+    power *= power
+    return power
+
+
+@kernel
+def _fill_log_loss(margins, values):
+    """Write ``log(1 + exp(-m))`` to ``values`` and put ``1 / (1 + exp(m))`` in the place of each margin."""
+    for i in range(len(margins)):
+        margin = np.float64(margins[i])
+        power = _exp_minus(abs(margin))
+        # log(1 + p) = 2 atanh(p / (2 + p)), and that argument is at most 1/3.
+        u = power / (2.0 + power)
+        square = u * u
+        series = 1.0 / 23.0 + square / 25.0
+        series = 1.0 / 21.0 + square * series
+        series = 1.0 / 19.0 + square * series
+        series = 1.0 / 17.0 + square * series
+        series = 1.0 / 15.0 + square * series
+        series = 1.0 / 13.0 + square * series
+        series = 1.0 / 11.0 + square * series
+        series = 1.0 / 9.0 + square * series
+        series = 1.0 / 7.0 + square * series
+        series = 1.0 / 5.0 + square * series
+        series = 1.0 / 3.0 + square * series
+        values[i] = 2.0 * u * (1.0 + square * series) + (-margin if margin < 0.0 else 0.0)
+        margins[i] = (power if margin > 0.0 else 1.0) / (1.0 + power)
+
+
+@kernel
+def _fill_margins(loss, margins, values):
+    """Write the losses to ``values`` and put ``-dloss/dm >= 0`` in the place of each margin."""
+    if loss == HINGE:
+        for i in range(len(margins)):
+            gap = 1.0 - margins[i]
+            inside = not gap <= 0.0
+            values[i] = gap if inside else 0.0
+            margins[i] = 1.0 if inside else 0.0
+    elif loss == PERCEPTRON:
+        for i in range(len(margins)):
+            margin = margins[i]
+            wrong = not margin > 0.0
+            values[i] = -margin if wrong else 0.0
+            margins[i] = 1.0 if wrong else 0.0
+    elif loss == SQUARED_HINGE:
+        for i in range(len(margins)):
+            gap = 1.0 - np.float64(margins[i])
+            gap = 0.0 if gap <= 0.0 else gap
+            values[i] = gap * gap
+            margins[i] = 2.0 * gap
+    elif loss == MODIFIED_HUBER:
+        for i in range(len(margins)):
+            margin = np.float64(margins[i])
+            gap = 1.0 - margin
+            gap = 0.0 if gap <= 0.0 else gap
+            values[i] = -4.0 * margin if margin < -1.0 else gap * gap
+            margins[i] = 4.0 if margin < -1.0 else 2.0 * gap
+
+
+@kernel
+def _fill_residuals(loss, epsilon, residuals, values):
+    """Write the losses to ``values`` and put ``dloss/dz`` in the place of each residual."""
+    if loss == SQUARED_ERROR:
+        for i in range(len(residuals)):
+            residual = np.float64(residuals[i])
+            values[i] = 0.5 * residual * residual
+    elif loss == HUBER:
+        for i in range(len(residuals)):
+            residual = np.float64(residuals[i])
+            size = abs(residual)
+            near = size <= epsilon
+            values[i] = 0.5 * size * size if near else epsilon * (size - 0.5 * epsilon)
+            residuals[i] = residual if near else math.copysign(epsilon, residual)
+    elif loss == EPSILON_INSENSITIVE:
+        for i in range(len(residuals)):
+            residual = np.float64(residuals[i])
+            beyond = abs(residual) - epsilon
+            outside = not beyond <= 0.0
+            values[i] = beyond if outside else 0.0
+            residuals[i] = math.copysign(1.0, residual) if outside else 0.0
+    else:
+        for i in range(len(residuals)):
+            residual = np.float64(residuals[i])
+            beyond = abs(residual) - epsilon
+            beyond = 0.0 if beyond <= 0.0 else beyond
+            values[i] = beyond * beyond
+            residuals[i] = math.copysign(2.0 * beyond, residual)
+
+
+@kernel
+def _fill_multinomial(z, values, codes):
+    """Write ``log(sum_k exp(z_k)) - z_y`` to the first column of ``values``, and the gradients to ``z``."""
+    n_rows, n_problems = z.shape
+    for i in range(n_rows):
+        out = z[i]
+        most = out[0]
+        for k in range(1, n_problems):
+            most = out[k] if out[k] > most else most
+        code = np.intp(codes[i])
+        own = np.float64(out[code]) - most
+        part = values[i]
+        for k in range(n_problems):
+            part[k] = _exp_minus(np.float64(most) - out[k])
+        total = 0.0
+        for k in range(n_problems):
+            total += part[k]
+        for k in range(n_problems):
+            out[k] = part[k] / total
+            part[k] = 0.0
+        out[code] -= 1.0
+        part[0] = math.log(total) - own
+
+
+@kernel
+def fill_gradients(loss, epsilon, z, values, targets, weights, class_weights, positive):
+    """Replace ``z`` by weighted gradients and return the weighted sum of the losses.
+
+    Parameters
+    ----------
+    loss : int
+        Code of `skdist.models.losses`.
+    epsilon : float
+        Of the losses that have one.
+    z : ndarray of shape (n_rows, n_problems)
+        Raw predictions; overwritten by ``weight * dloss/dz``.
+    values : ndarray of shape (n_rows, n_problems), float64
+        Overwritten by the losses, not weighted.
+    targets : ndarray of shape (n_rows,)
+        Class code of each row, or its number.
+    weights : ndarray of shape (n_rows,)
+        Sample weights.
+    class_weights : ndarray of shape (n_classes,) or (0,)
+        Factors by class; none where empty. One-vs-rest weighs the rows of the own class of a problem.
+    positive : int
+        The code that problem 0 calls +1: 1 for a binary problem, 0 for one-vs-rest, where problem
+        ``k`` calls class ``k`` +1. `NO_CLASS` where targets are numbers.
+
+    Returns
+    -------
+    float
+        The sum over rows and problems of ``weight * loss``.
+    """
+    n_rows, n_problems = z.shape
+    by_margin = loss <= MODIFIED_HUBER
+    if loss == MULTINOMIAL:
+        _fill_multinomial(z, values, targets)
+    elif by_margin:
+        for i in range(n_rows):
+            own = targets[i] - positive
+            for k in range(n_problems):
+                if k != own:
+                    z[i, k] = -z[i, k]
+        if loss == LOG_LOSS:
+            _fill_log_loss(z.ravel(), values.ravel())
+        else:
+            _fill_margins(loss, z.ravel(), values.ravel())
+    else:
+        for i in range(n_rows):
+            own = targets[i] - positive
+            for k in range(n_problems):
+                if positive == NO_CLASS:
+                    z[i, k] -= targets[i]
+                else:
+                    z[i, k] -= 1.0 if k == own else -1.0
+        _fill_residuals(loss, epsilon, z.ravel(), values.ravel())
+    total = 0.0
+    for i in range(n_rows):
+        own = targets[i] - positive
+        weight = weights[i]
+        own_weight = weight
+        if class_weights.size:
+            own_weight = weight * class_weights[np.intp(targets[i])]
+            if n_problems == 1 or loss == MULTINOMIAL:
+                weight = own_weight
+        row = 0.0
+        for k in range(n_problems):
+            factor = own_weight if k == own else weight
+            row += factor * values[i, k]
+            if by_margin:
+                z[i, k] *= -factor if k == own else factor
+            else:
+                z[i, k] *= factor
+        total += row
+    return total
