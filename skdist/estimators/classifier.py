@@ -107,11 +107,12 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
     max_staleness : int, default=2
         For ``mode='ssp'``, in rounds.
     batch_size : 'auto' or int, default='auto'
-        Rows of a mini-batch step. ``'auto'`` is 64, less for small data.
+        Rows of a mini-batch step. ``'auto'`` is 64, for small data down to 8.
     round_size : 'auto' or int, default='auto'
         ``B0``: rows of a standard round, which a learner trains between two exchanges with the server. On a
         perfect link the default batch sizer gives half of it. ``'auto'`` makes a round last twice as long as
-        an exchange. Where an aggregator needs the volatility, rounds have two mini-batches at least.
+        an exchange; that of a single learner lasts until the next check for convergence. Where an aggregator
+        needs the volatility, rounds have two mini-batches at least.
     rate_adapter : 'auto', StalenessWindow or None, default='auto'
         Scales updates by their staleness; ``'auto'`` is ``StalenessWindow()``, None applies them in full.
     batch_sizer : 'auto', LatencyBatchSizer or None, default='auto'
