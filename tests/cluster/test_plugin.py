@@ -27,6 +27,9 @@ def delayed_fit(cluster, binary):
             "log_loss",
             max_iter=10_000_000,
             tol=None,
+            # Steps that shrink need no lower rate: staleness bounds the step, it is no discount.
+            learning_rate="constant",
+            eta0=1e-3,
             round_size=STANDARD,
             # A fixed threshold: on a busy machine the links of both workers are noisy.
             batch_sizer=LatencyBatchSizer(threshold=0.04),
