@@ -169,7 +169,7 @@ def build_server(
         aggregator=settings.aggregator,
         round_size=settings.round_size,
         batch_size=model.batch_size,
-        monitor=ConvergenceMonitor(interval, tol, settings.n_iter_no_change),
+        monitor=ConvergenceMonitor(interval, tol, settings.n_iter_no_change, model.schedule.cuts),
         max_iter=settings.max_iter,
         n_learners=n_learners,
         even=not settings.fixed_shares,

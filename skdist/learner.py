@@ -178,7 +178,9 @@ class Rows:
         planned = self.plan(int(rows))
         return planned if planned >= rows else self.plan(planned + self.model.batch_size)
 
-    def train(self, state: np.ndarray, rows: int, t: float, noise: Any = None) -> tuple[float, int]:
+    def train(
+        self, state: np.ndarray, rows: int, t: float, noise: Any = None, rate: float = 1.0
+    ) -> tuple[float, int]:
         """Train on the next ``rows`` rows; return the sum of the losses and the steps made."""
         loss, steps, position, goal = 0.0, 0, 0, self.offset + rows
         for segment in self.visit.segments:
@@ -187,7 +189,7 @@ class Rows:
                 partition = self.partitions[segment.partition]
                 order = self._ordered(partition, segment.partition)
                 first, last = segment.start + begin, segment.start + end
-                loss += self.model.train(state, partition, order, first, last, t + steps, noise)
+                loss += self.model.train(state, partition, order, first, last, t + steps, noise, rate)
                 steps += self.model.steps(end - begin)
                 self.offset += end - begin
             position += segment.rows
@@ -276,7 +278,7 @@ def run_visit(
                 expected = posted + ANSWER_MARGIN * learner.seconds_exchange - learner.clock()
                 piece = rows.plan(min(piece, max(slice_rows, learner.rows_in(expected, piece))))
             before = learner.clock()
-            part, made = rows.train(state, piece, t, noise)
+            part, made = rows.train(state, piece, t, noise, answer.rate)
             spent = learner.clock() - before
             learner.trained(piece, spent)
             loss, steps, seconds = loss + part, steps + made, seconds + spent
@@ -293,7 +295,7 @@ def run_visit(
             merge(reply)
             if not answer.accepted:
                 break
-        decay = model.schedule.decay(t)
+        decay = model.schedule.decay(t) / answer.rate
         context, scale = learner.rate_scale(goal - start, answer, decay)
         sent, ahead, posted = state.copy(), 0, learner.clock()
         reply = yield Update(

@@ -209,6 +209,8 @@ class Answer(NamedTuple):
     until_check, check_interval : float
         Rows until the loss is looked at for the next time, and between two looks: a round of a single
         learner ends there, so that it does not depend on the rounds when training ends. ``inf`` for several.
+    rate : float
+        Factor of the learning rate.
     seconds_held : float
         How long the answer was held back until others had come.
     """
@@ -227,6 +229,7 @@ class Answer(NamedTuple):
     last_epoch: int
     until_check: float = math.inf
     check_interval: float = math.inf
+    rate: float = 1.0
     seconds_held: float = 0.0
 
 

@@ -392,6 +392,7 @@ class ParameterServer:
             last_epoch=self._last_epoch,
             until_check=monitor.until_check if monitor is not None else math.inf,
             check_interval=monitor.interval if monitor is not None else math.inf,
+            rate=1.0 if self._monitor is None else self._monitor.rate,
             seconds_held=held,
         )
         return attempt.answer

@@ -60,7 +60,7 @@ class RowModel:
     def new_noise(self):
         return GradientNoise((0, 0))
 
-    def train(self, state, partition, order, start, stop, t, noise=None):
+    def train(self, state, partition, order, start, stop, t, noise=None, rate=1.0):
         if self.on_train is not None:
             self.on_train(stop - start)
         for first in range(start, stop, self.batch_size):

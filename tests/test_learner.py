@@ -175,7 +175,7 @@ def test_steps_count_on_from_the_clock_of_the_answer():
     seen = []
 
     class Model(RowModel):
-        def train(self, state, partition, order, start, stop, t, noise=None):
+        def train(self, state, partition, order, start, stop, t, noise=None, rate=1.0):
             seen.append(t)
             return super().train(state, partition, order, start, stop, t, noise)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar
@@ -10,9 +11,14 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 
+from skdist.control.stopping import CUT
+
 #: What the kernels branch on.
 CONSTANT, INVERSE_TIME, INVERSE_POWER, LATE_DECAY = 0, 1, 2, 3
 PASSIVE_AGGRESSIVE_1, PASSIVE_AGGRESSIVE_2 = 4, 5
+
+#: 'adaptive' rates are cut until they are no more than this.
+LEAST_ADAPTIVE = 1e-6
 
 #: Passes of one learner until the steps of `AutoRate` begin to shrink, and steps at least; and how fast they
 #: do: averages need a power between 1/2 and 1 (Polyak and Juditsky, 1992).
@@ -37,6 +43,8 @@ class Schedule:
         Whether features are scaled by their moments (`AutoRate`).
     average_from : float
         Steps before averaging starts; ``inf`` for none.
+    cuts : int
+        How often the rate is cut where training settles, before that is the end.
     """
 
     code: int
@@ -44,6 +52,7 @@ class Schedule:
     parameter: float = 0.0
     adaptive: bool = False
     average_from: float = np.inf
+    cuts: int = 0
 
     def decay(self, t: float) -> float:
         """Return ``eta_0 / eta_t``, at least 1."""
@@ -151,5 +160,8 @@ def named_schedule(name: str, *, eta0: float, power_t: float, alpha: float, aver
         return Schedule(INVERSE_TIME, first, 1.0 / (first * alpha), average_from=average_from)
     if name == "invscaling":
         return Schedule(INVERSE_POWER, float(eta0), float(power_t), average_from=average_from)
+    if name == "adaptive":
+        cuts = max(math.ceil(math.log(eta0 / LEAST_ADAPTIVE) / math.log(CUT)), 0)
+        return Schedule(CONSTANT, float(eta0), average_from=average_from, cuts=cuts)
     passive = {"pa1": PASSIVE_AGGRESSIVE_1, "pa2": PASSIVE_AGGRESSIVE_2}
     return Schedule(passive.get(name, CONSTANT), float(eta0), average_from=average_from)

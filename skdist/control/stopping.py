@@ -12,6 +12,9 @@ LEAST_ROWS_PER_CHECK = 8192
 #: Checks per pass where the learning rate allows several.
 MOST_CHECKS_PER_EPOCH = 8
 
+#: What scikit-learn's 'adaptive' rate is divided by where training settles.
+CUT = 5.0
+
 
 def checks_per_epoch(n_rows: int, several: bool) -> int:
     """Return how often a pass is checked for progress."""
@@ -69,10 +72,18 @@ class ConvergenceMonitor:
         The least improvement of the mean loss; None never converges.
     n_iter_no_change : int
         Failures in a row.
+    cuts : int
+        How often that divides the rate by `CUT` instead, before it means convergence.
+
+    Attributes
+    ----------
+    rate : float
+        What is left of the rate.
     """
 
-    def __init__(self, interval: int, tol: float | None, n_iter_no_change: int) -> None:
+    def __init__(self, interval: int, tol: float | None, n_iter_no_change: int, cuts: int = 0) -> None:
         self.interval = max(interval, 1)
+        self.cuts, self.rate = cuts, 1.0
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
         self.best = math.inf
@@ -97,4 +108,6 @@ class ConvergenceMonitor:
             else:
                 self.failures = 0
             self.best = min(self.best, mean)
+            if self.failures >= self.n_iter_no_change and self.cuts:
+                self.cuts, self.failures, self.rate = self.cuts - 1, 0, self.rate / CUT
         return self.failures >= self.n_iter_no_change

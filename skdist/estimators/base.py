@@ -99,9 +99,10 @@ class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
 
     def _check_combinations(self) -> None:
         """Refuse parameters that are valid alone but not together."""
-        if self.learning_rate == "adaptive":
+        if self.learning_rate == "adaptive" and self.early_stopping:
             raise ValueError(
-                "learning_rate='adaptive' is not available yet. Use 'auto', which needs no tuning."
+                "learning_rate='adaptive' follows the training loss, and early_stopping=True does without "
+                "it. Use 'auto', or early_stopping=False."
             )
         if self.penalty == "elasticnet" and self.l1_ratio is None:
             raise ValueError("l1_ratio must be set when penalty='elasticnet': a number from 0 to 1.")

@@ -58,11 +58,13 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
         Threads when training in this process; None is 1, -1 all processors.
     random_state : int, RandomState or None, default=None
         Seed of the order of the rows.
-    learning_rate : {'auto', 'optimal', 'constant', 'invscaling', 'pa1', 'pa2'} or AutoRate, default='auto'
+    learning_rate : {'auto', 'optimal', 'constant', 'invscaling', 'adaptive', 'pa1', 'pa2'} or AutoRate, \
+            default='auto'
         ``'auto'`` is ``AutoRate()``: it needs neither tuning nor standardised data. The others mean what they
         mean in scikit-learn, with t counting mini-batch steps; the passive-aggressive ones step row by row.
     eta0 : float, default=0.01
-        Step size of 'constant' and 'invscaling'; the aggressiveness of 'pa1' and 'pa2'.
+        Step size of 'constant' and 'invscaling', and the first one of 'adaptive', which divides it by 5
+        whenever training settles, until it is below 1e-6; the aggressiveness of 'pa1' and 'pa2'.
     power_t : float, default=0.5
         Exponent of 'invscaling'.
     early_stopping : bool, default=False

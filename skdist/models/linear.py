@@ -218,6 +218,7 @@ class LinearModel:
         stop: int,
         t: float,
         noise: GradientNoise | None = None,
+        rate: float = 1.0,
     ) -> float:
         """Train in place on ``order[start:stop]`` after ``t`` steps; return the sum of the losses.
 
@@ -235,6 +236,8 @@ class LinearModel:
             Steps made before.
         noise : GradientNoise, optional
             Takes in the gradients of the steps. The state ends the same with it and without.
+        rate : float
+            Factor of the step sizes.
 
         Raises
         ------
@@ -254,7 +257,7 @@ class LinearModel:
                 as_input(X.data), as_input(X.indices), as_input(X.indptr), targets, weights,
                 order, start, stop, self.batch_size, state, float(t),
                 loss.code, self.epsilon, class_weights, self._positive, self.l1, self.l2, self.fit_intercept,
-                scale, schedule.code, schedule.eta0, schedule.parameter, averaged, power, average_from,
+                scale, schedule.code, schedule.eta0 * rate, schedule.parameter, averaged, power, average_from,
                 least, self.sweep, record.sums, record.squares,
             )  # fmt: skip
         else:
@@ -262,7 +265,7 @@ class LinearModel:
                 as_input(X), targets, weights,
                 order, start, stop, self.batch_size, state, float(t),
                 loss.code, self.epsilon, class_weights, self._positive, self.l1, self.l2, self.fit_intercept,
-                scale, center, schedule.code, schedule.eta0, schedule.parameter, averaged, power,
+                scale, center, schedule.code, schedule.eta0 * rate, schedule.parameter, averaged, power,
                 average_from, least, record.sums, record.squares,
             )  # fmt: skip
         if noise is not None:

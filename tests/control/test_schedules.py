@@ -97,3 +97,11 @@ def test_steps_on_sparse_rows_are_half_as_long_where_noise_bounds_them():
     assert AutoRate().step_size(*data, sparse=True) == 0.5 * AutoRate().step_size(*data)
     stable = 0.25, 100.0, 1.0, 512
     assert AutoRate().step_size(*stable, sparse=True) == AutoRate().step_size(*stable)
+
+
+@pytest.mark.parametrize(("eta0", "cuts"), [(0.1, 8), (1e-6, 0), (1e-9, 0), (5.1e-6, 2), (4.9e-6, 1)])
+def test_adaptive_rates_are_cut_until_they_are_small(eta0, cuts):
+    schedule = named_schedule("adaptive", **{**RATES, "eta0": eta0})
+    assert (schedule.code, schedule.cuts) == (CONSTANT, cuts)
+    assert eta0 / 5**cuts <= 1e-6
+    assert not cuts or eta0 / 5 ** (cuts - 1) > 1e-6

@@ -60,3 +60,13 @@ def test_the_best_loss_counts_not_the_last():
 def test_without_tol_nothing_converges():
     monitor = ConvergenceMonitor(1, tol=None, n_iter_no_change=1)
     assert not any(monitor.observe(1, 1.0) for _ in range(20))
+
+
+def test_a_rate_that_is_cut_is_cut_before_training_ends():
+    monitor = ConvergenceMonitor(10, 0.1, 2, cuts=2)
+    rates = []
+    for _ in range(7):
+        done = monitor.observe(10, 10.0)
+        rates.append(monitor.rate)
+    assert done
+    assert rates == pytest.approx([1.0, 1.0, 0.2, 0.2, 0.04, 0.04, 0.04])

@@ -424,7 +424,6 @@ def test_settings_can_be_searched_in_a_pipeline():
         {"server_momentum": -0.1},
         {"alpha": -1.0},
         {"max_iter": 0},
-        {"learning_rate": "adaptive"},
         {"batch_size": 0},
         {"round_size": "small"},
         {"class_weight": "heavy"},
@@ -467,6 +466,7 @@ def test_optimal_rate_without_penalty_is_refused():
     [
         ({"penalty": "elasticnet", "l1_ratio": None}, "l1_ratio must be set"),
         ({"learning_rate": "pa1", "loss": "log_loss"}, "made for loss='hinge'"),
+        ({"learning_rate": "adaptive", "early_stopping": True}, "follows the training loss"),
         ({"multi_class": "multinomial", "loss": "hinge"}, "is for loss='log_loss'"),
     ],
 )
@@ -625,3 +625,20 @@ def test_collecting_is_refused_where_each_learner_is_waited_for():
     X, y = problem(2, 50)
     with pytest.raises(ValueError, match="collect=3"):
         DistributedSGDClassifier(mode="sync", collect=3).fit(X, y)
+
+
+@pytest.mark.parametrize("params", [{}, {"n_jobs": 2}, {"mode": "sync"}, {"mode": "ssp"}], ids=str)
+def test_adaptive_rates_go_on_with_shorter_steps_where_others_end(params):
+    X, y = problem(2, 2_000)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    settings = {"eta0": 1.0, "alpha": 1e-3, "tol": 1e-3, "max_iter": 1_000, **params}
+    long = classifier(learning_rate="adaptive", **settings).fit(X, y)
+    short = classifier(learning_rate="constant", **settings).fit(X, y)
+
+    def objective(clf):
+        margins = (2 * y - 1) * clf.decision_function(X)
+        return np.logaddexp(0, -margins).mean() + 0.5e-3 * (clf.coef_**2).sum()
+
+    exact = LogisticRegression(C=1 / (1e-3 * len(X)), tol=1e-8, max_iter=1_000).fit(X, y)
+    assert long.n_iter_ > short.n_iter_
+    assert objective(long) < 1.001 * objective(exact)
