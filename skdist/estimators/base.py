@@ -25,15 +25,8 @@ from skdist.control.stopping import ScoreMonitor
 from skdist.estimators import prediction
 from skdist.estimators.callbacks import CallbackSupport, EpochCallbacks
 from skdist.estimators.coefficients import CoefficientsMixin, dense
-from skdist.estimators.plan import (
-    Past,
-    Plan,
-    Rows,
-    Training,
-    train_in_process,
-    train_simulated,
-    validation_rows,
-)
+from skdist.estimators.local import Rows, train_in_process, train_simulated, validation_rows
+from skdist.estimators.plan import Past, Plan, Training
 from skdist.estimators.routing import choose_client, is_collection
 from skdist.estimators.settings import SettingsMixin
 from skdist.fitting import FitResult, FitSettings

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,23 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from skdist.control.schedules import AutoRate
-from skdist.fitting import FitResult, FitSettings
 from skdist.history import History
-from skdist.inline import train_inline
 from skdist.models.linear import LinearModel
 from skdist.models.moments import Moments, combine
-from skdist.models.partition import Partition, convert
 from skdist.models.targets import Numbers, Targets, combine_classes, combine_numbers
-from skdist.models.validation import ALL_ROWS, check_split, check_validation
-from skdist.observers import Observers
-from skdist.preparation import Summary, build_model, summarize
-from skdist.simulator import SimulatedCluster
-
-#: X, y and sample weights.
-Rows = tuple[Any, Any, Any]
-
-#: Partitions per thread when training in this process on several threads.
-PARTITIONS_PER_THREAD = 4
+from skdist.models.validation import check_split, check_validation
+from skdist.preparation import Summary, build_model
 
 
 @dataclass(frozen=True)
@@ -287,73 +274,3 @@ def _shaped(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     if array.shape != shape and not (shape[0] == 1 and array.shape in (shape[1:], (1,))):
         raise ValueError(f"{name} has shape {array.shape}, the problem needs {shape}.")
     return array.reshape(shape)
-
-
-def validation_rows(X_val: Any, y_val: Any, sample_weight_val: Any) -> Rows | None:
-    """Return the validation rows that `fit` was given, if any.
-
-    Raises
-    ------
-    ValueError
-        Where there is one of X and y without the other.
-    """
-    if (X_val is None) != (y_val is None) or (X_val is None and sample_weight_val is not None):
-        raise ValueError("X_val and y_val belong together: pass both, or neither and no sample_weight_val.")
-    return None if X_val is None else (X_val, y_val, sample_weight_val)
-
-
-def train_in_process(
-    X: Any,
-    y: np.ndarray,
-    sample_weight: Any,
-    plan: Plan,
-    settings: FitSettings,
-    n_jobs: int | None,
-    observers: Observers,
-    validation: Rows | None = None,
-) -> FitResult:
-    """Train on validated rows in memory, on threads of this process."""
-    if n_jobs == 0:
-        raise ValueError("n_jobs=0 has no meaning: give the number of threads, or -1 for all processors.")
-    threads = 1 if n_jobs is None else n_jobs if n_jobs > 0 else max((os.cpu_count() or 1) + 1 + n_jobs, 1)
-    count = 1 if threads == 1 else threads * PARTITIONS_PER_THREAD
-    rows = X, y, sample_weight
-    model, partitions, state, clock = _prepare(rows, plan, settings, count, observers, validation)
-    return train_inline(model, partitions, settings, state, threads, clock, observers)
-
-
-def train_simulated(
-    cluster: SimulatedCluster,
-    X: Any,
-    y: np.ndarray,
-    sample_weight: Any,
-    plan: Plan,
-    settings: FitSettings,
-    observers: Observers,
-    validation: Rows | None = None,
-) -> FitResult:
-    """Train on validated rows in memory, on a simulated cluster."""
-    count = cluster.n_learners * cluster.partitions_per_learner
-    prepared = _prepare((X, y, sample_weight), plan, settings, count, observers, validation)
-    return cluster.train(*prepared, settings, observers)
-
-
-def _prepare(
-    rows: Rows,
-    plan: Plan,
-    settings: FitSettings,
-    count: int,
-    observers: Observers,
-    validation: Rows | None,
-) -> tuple[LinearModel, list[Partition], np.ndarray, float]:
-    """Return the model, rows in ``count`` partitions, the first state and its clock."""
-    whole = convert(*rows, plan.regression)
-    if settings.hold_out is not None:
-        whole = settings.hold_out.split(whole, 0)
-    given = [ALL_ROWS.split(convert(*validation, plan.regression), 0)] if validation is not None else []
-    model, state, clock = plan.build([summarize(whole)], [summarize(part) for part in given])
-    whole = whole.globally(plan.classes)
-    observers.here(model, given or [whole], plan.classes)
-    n_rows = whole.X.shape[0]
-    edges = np.linspace(0, n_rows, min(count, n_rows) + 1).astype(int)
-    return model, [whole.part(a, b) for a, b in itertools.pairwise(edges)], state, clock
