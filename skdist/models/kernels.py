@@ -46,6 +46,7 @@ from skdist.control.schedules import (
 )
 from skdist.models.compile import kernel
 from skdist.models.loss_kernels import fill_gradients
+from skdist.models.prefetch import LINE_BYTES, prefetch
 
 
 @kernel
@@ -118,6 +119,8 @@ def dense_steps(
     y = np.empty(batch_size, targets.dtype)
     w = np.empty(batch_size, theta.dtype)
     gradient = np.empty((n_problems, n_features), theta.dtype)
+    address, row_bytes = np.uintp(X.ctypes.data), np.uintp(n_features * X.itemsize)
+    lines = n_features * X.itemsize // LINE_BYTES + 1
     observed = sums.size > 0
     root = np.sqrt(scale.astype(np.float64)) / batch_size if observed else np.empty(0)
     total = 0.0
@@ -127,13 +130,35 @@ def dense_steps(
             row = order[first + i]
             y[i] = targets[row]
             w[i] = weights[row]
-            x = X[row]
+        # Four rows at a time, here and below: one alone would wait for its own sums.
+        i = 0
+        while i + 4 <= size:
+            x0 = X[order[first + i]]
+            x1 = X[order[first + i + 1]]
+            x2 = X[order[first + i + 2]]
+            x3 = X[order[first + i + 3]]
             for k in range(n_problems):
                 u = theta[k]
-                dot = zero
+                z0 = z1 = z2 = z3 = zero
                 for j in range(n_features):
-                    dot += x[j] * u[j]
-                z[i, k] = dot + u[n_features]
+                    z0 += x0[j] * u[j]
+                    z1 += x1[j] * u[j]
+                    z2 += x2[j] * u[j]
+                    z3 += x3[j] * u[j]
+                z[i, k] = z0 + u[n_features]
+                z[i + 1, k] = z1 + u[n_features]
+                z[i + 2, k] = z2 + u[n_features]
+                z[i + 3, k] = z3 + u[n_features]
+            i += 4
+        while i < size:
+            x0 = X[order[first + i]]
+            for k in range(n_problems):
+                u = theta[k]
+                z0 = zero
+                for j in range(n_features):
+                    z0 += x0[j] * u[j]
+                z[i, k] = z0 + u[n_features]
+            i += 1
         total += fill_gradients(loss, epsilon, z[:size], values[:size], y, w, class_weights, positive)
         if schedule >= PASSIVE_AGGRESSIVE_1:
             for i in range(size):
@@ -154,6 +179,11 @@ def dense_steps(
                 g = gradient[k]
                 for j in range(n_features):
                     g[j] += r0 * x0[j] + r1 * x1[j] + r2 * x2[j] + r3 * x3[j]
+            # The rows of the next step come while this one computes.
+            for p in range(first + batch_size + i, min(first + batch_size + i + 4, stop)):
+                row_address = address + np.uintp(order[p]) * row_bytes
+                for line in range(lines):
+                    prefetch(row_address + np.uintp(line * LINE_BYTES))
             i += 4
         while i < size:
             x0 = X[order[first + i]]

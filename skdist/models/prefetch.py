@@ -1,0 +1,31 @@
+"""Ask the processor for rows before they are needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+#: Bytes that come together.
+LINE_BYTES = 64
+
+
+@intrinsic
+def prefetch(typing_context: Any, address: Any) -> Any:
+    """Start to load the cache line at an address, for reading, and go on without it.
+
+    Any address will do: one that is not mapped is not loaded.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], ir.PointerType(ir.IntType(8)))
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        # For reading, to be kept in all caches, data.
+        builder.call(function, [pointer, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.uintp), generate
