@@ -200,10 +200,14 @@ class ParameterServer:
             late = max(staleness - 1, 0.0) if self._gate.collective else staleness
             attempt.accept(update, late, now)
             scale = self._guarded(update.rate_scale, late)
-            begin = attempt.visit.segments[0]
+            epoch, begin = attempt.visit.epoch_at(update.start), attempt.visit.segments[0]
+            self._newest_epoch = max(self._newest_epoch, epoch)
+            self._attempts.reached(learner, epoch)
             order = begin.partition, begin.start, update.visit
             self._pending.append(
-                Pending(update, attempt.answer.state, scale, staleness, learner, order, now - self._began)
+                Pending(
+                    update, attempt.answer.state, scale, staleness, learner, order, now - self._began, epoch
+                )
             )
             # The staleness of an update becomes part of the window only for the rounds after it.
             self._roster.met(learner, late)
@@ -362,7 +366,7 @@ class ParameterServer:
         for item, weight in zip(pending, weights, strict=True):
             self._journal.note(
                 item,
-                epoch=self._attempts[item.update.visit].visit.epoch,
+                epoch=item.epoch,
                 worker=self._roster[item.learner].worker,
                 version=self.version,
                 weight=weight,
