@@ -315,7 +315,7 @@ class ParameterServer:
             return self._journal.progress()
 
     def _guarded(self, scale: float, staleness: float) -> float:
-        if self._adapter is None or not self._adapter.guard:
+        if self._adapter is None or not self._adapter.guard or not staleness:
             return scale
         decay = self._schedule.decay(self.clock)
         return min(scale, self._adapter.rate_scale(staleness, self._roster.reference(), decay))

@@ -404,7 +404,7 @@ class Dispatcher:
             epoch = self._epochs[number + ahead]
             for queue in epoch.queues:
                 waiting = [queue.take() for _ in range(len(queue.segments))]
-                segments += [replace(segment, ahead=ahead) for segment in waiting]
+                segments += [Segment(part.partition, part.start, part.stop, ahead) for part in waiting]
             epoch.waiting, epoch.flying = 0, epoch.waiting
         return segments
 
