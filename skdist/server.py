@@ -357,7 +357,7 @@ class ParameterServer:
         if self._gate.collective:
             # Also where some are through with their rows: the rows of the others must not count more then.
             oldest = self._newest_epoch - (0 if self._gate.strict else EPOCH_LEAD)
-            learners = len(self._attempts.at_work(oldest).union(item.learner for item in pending))
+            learners = len(self._attempts.at_work(oldest).union([item.learner for item in pending]))
             pending.sort(key=lambda item: item.order)
         weights = self._parameters.apply(pending, learners, len(pending) / learners)
         authors = {item.learner for item in pending}
@@ -381,13 +381,14 @@ class ParameterServer:
     def _answer(self, attempt: Attempt, member: Member, now: float, held: float = 0.0) -> Answer:
         round_size, efficiency = self._roster.next_round(attempt.learner)
         monitor = self._monitor if len(self._roster) == 1 else None
+        parameters = self._parameters
         attempt.answer = Answer(
             accepted=True,
-            state=self.state,
+            state=parameters.state,
             offset=attempt.offset,
-            version=self.version,
-            foreign=self.version - member.solo,
-            clock=self.clock,
+            version=parameters.version,
+            foreign=parameters.version - member.solo,
+            clock=parameters.clock,
             staleness=attempt.staleness,
             round_size=round_size,
             efficiency=efficiency,
