@@ -73,9 +73,6 @@ class Attempts:
     def __iter__(self) -> Iterator[Attempt]:
         return iter(self._newest.values())
 
-    def __getitem__(self, visit: int) -> Attempt:
-        return self._newest[visit]
-
     def get(self, visit: int) -> Attempt | None:
         """Return the newest execution of a visit; None where nobody ever joined it."""
         return self._newest.get(visit)
@@ -91,7 +88,11 @@ class Attempts:
         """Take in that a learner executes a visit from where it is."""
         attempt.name, attempt.learner, attempt.last = name, learner, (-1, -1)
         attempt.started, attempt.staleness = attempt.started + 1, math.nan
-        self._epochs[learner] = attempt.visit.epoch
+        self.reached(learner, attempt.visit.epoch)
+
+    def reached(self, learner: str, epoch: int) -> None:
+        """Take in that a learner is at work in an epoch."""
+        self._epochs[learner] = epoch
 
     def end(self, attempt: Attempt) -> None:
         """Take in that the present execution of a visit is over."""

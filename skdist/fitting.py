@@ -190,6 +190,7 @@ def build_dispatcher(
     least_seconds: float = 0.25,
     queue: int = 0,
     streamed: bool = False,
+    span: int = 1,
 ) -> Dispatcher:
     """Return the dispatcher of a fit; other parameters as there."""
     together = settings.mode == "sync"
@@ -209,6 +210,7 @@ def build_dispatcher(
         planner=None if settings.fixed_shares else settings.planner,
         streamed=streamed,
         fixed=settings.fixed_shares,
+        span=span,
     )
 
 
@@ -262,7 +264,7 @@ def _records(visit: Visit, worker: str, offset: int, seconds: float, attempt: in
     return [
         VisitRecord(
             worker=worker,
-            epoch=visit.epoch,
+            epoch=visit.epoch + segment.ahead,
             visit=visit.number,
             partition=segment.partition,
             start=segment.start,

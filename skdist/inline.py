@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from skdist.control.dispatch import MOST_EPOCHS
 from skdist.fitting import (
     FitResult,
     FitSettings,
@@ -61,6 +62,9 @@ def train_inline(
     """
     rows = [partition.n_rows for partition in partitions]
     server = build_server(model, settings, state, sum(rows), n_threads, clock)
+    progress = Progress(settings.verbose)
+    observers = observers if observers is not None else Observers()
+    unwatched = n_threads == 1 and not observers and not progress.wanted
     names = [str(number) for number in range(n_threads)]
     dispatcher = build_dispatcher(
         replace(settings, planner=None),  # a visit runs when there is a thread for it
@@ -68,6 +72,7 @@ def train_inline(
         rows,
         {number: str(number % n_threads) for number in range(len(rows))},
         seconds_per_row=1e-7,
+        span=MOST_EPOCHS if unwatched else 1,
     )
     history = History()
     learners = {name: build_learner(settings, name, "inline") for name in names}
@@ -77,8 +82,6 @@ def train_inline(
     def visit(name: str, order: Visit) -> VisitReport:
         return visit_inline(server, order, partitions, model, learners[name])
 
-    progress = Progress(settings.verbose)
-    observers = observers if observers is not None else Observers()
     watch = Watch(observers, dispatcher, waits=settings.mode == "sync")
 
     def done(report: VisitReport) -> None:

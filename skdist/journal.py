@@ -78,7 +78,9 @@ class Journal:
         """
         update = item.update
         rows = update.stop - update.start
-        sums = self._epochs.setdefault(epoch, _Epoch())
+        sums = self._epochs.get(epoch)
+        if sums is None:
+            sums = self._epochs[epoch] = _Epoch()
         sums.rows += rows
         sums.loss += update.loss
         sums.began = min(sums.began, item.seconds - update.seconds_compute)

@@ -146,33 +146,42 @@ class Rows:
     def __init__(self, visit: Visit, partitions: Mapping[int, Any], model: Any, offset: int) -> None:
         self.visit, self.partitions, self.model, self.offset = visit, partitions, model, offset
         self.total = visit.rows
-        self._order: tuple[int, np.ndarray] | None = None
+        self._order: tuple[int, int, np.ndarray] | None = None
+        self._place, self._before = 0, 0  # of the segment under way, and the rows of those before it
+        self._walk(0)
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the next row."""
+        return self.visit.epoch + self.visit.segments[self._place].ahead
+
+    def _walk(self, rows: int) -> None:
+        """Go on by some rows."""
+        self.offset += rows
+        segments = self.visit.segments
+        while self._place < len(segments) - 1 and self.offset - self._before >= segments[self._place].rows:
+            self._before += segments[self._place].rows
+            self._place += 1
 
     def plan(self, rows: int) -> int:
-        """Return how many rows, at most ``rows`` but at least a step, end on a step's boundary.
+        """Return how many rows of one epoch, at most ``rows`` but at least a step, end on a step's boundary.
 
         Mini-batches do not depend on the rounds: whatever the size of a round, a partition is cut into the
         same steps.
         """
-        batch = self.model.batch_size
-        planned, position = 0, 0
-        for segment in self.visit.segments:
-            begin = max(self.offset - position, 0)
-            position += segment.rows
-            if begin >= segment.rows:
-                continue
-            left = segment.rows - begin
-            room = rows - planned
-            if left <= room:
-                planned += left
-                continue
-            whole = room // batch * batch
-            planned += whole if whole or planned else min(batch, left)
-            break
+        batch: int = self.model.batch_size
+        segments, place = self.visit.segments, self._place
+        ahead, begin, planned = segments[place].ahead, self.offset - self._before, 0
+        while place < len(segments) and segments[place].ahead == ahead:
+            left, room = segments[place].rows - begin, rows - planned
+            if left > room:
+                whole = room // batch * batch
+                return planned + (whole if whole or planned else min(batch, left))
+            planned, place, begin = planned + left, place + 1, 0
         return planned
 
     def up_to(self, rows: float) -> float:
-        """Return the rows until the first end of a step that is ``rows`` away or more."""
+        """Return the rows until the first end of a step that is ``rows`` away or more, or of the epoch."""
         if rows == math.inf:
             return math.inf
         planned = self.plan(int(rows))
@@ -182,23 +191,23 @@ class Rows:
         self, state: np.ndarray, rows: int, t: float, noise: Any = None, rate: float = 1.0
     ) -> tuple[float, int]:
         """Train on the next ``rows`` rows; return the sum of the losses and the steps made."""
-        loss, steps, position, goal = 0.0, 0, 0, self.offset + rows
-        for segment in self.visit.segments:
-            begin, end = max(self.offset - position, 0), min(goal - position, segment.rows)
-            if begin < end:
-                partition = self.partitions[segment.partition]
-                order = self._ordered(partition, segment.partition)
-                first, last = segment.start + begin, segment.start + end
-                loss += self.model.train(state, partition, order, first, last, t + steps, noise, rate)
-                steps += self.model.steps(end - begin)
-                self.offset += end - begin
-            position += segment.rows
+        loss, steps, goal = 0.0, 0, self.offset + rows
+        while self.offset < goal:
+            segment, begin = self.visit.segments[self._place], self.offset - self._before
+            end = min(begin + goal - self.offset, segment.rows)
+            partition = self.partitions[segment.partition]
+            order = self._ordered(partition, segment.partition, segment.ahead)
+            first, last = segment.start + begin, segment.start + end
+            loss += self.model.train(state, partition, order, first, last, t + steps, noise, rate)
+            steps += self.model.steps(end - begin)
+            self._walk(end - begin)
         return loss, steps
 
-    def _ordered(self, partition: Any, number: int) -> np.ndarray:
-        if self._order is None or self._order[0] != number:
-            self._order = (number, self.model.order(partition, number, self.visit.epoch))
-        return self._order[1]
+    def _ordered(self, partition: Any, number: int, ahead: int) -> np.ndarray:
+        if self._order is None or self._order[:2] != (number, ahead):
+            order = self.model.order(partition, number, self.visit.epoch + ahead)
+            self._order = (number, ahead, order)
+        return self._order[2]
 
 
 def run_visit(
@@ -257,7 +266,7 @@ def run_visit(
             t = reply.clock + ahead
         answer, sent = reply, None
 
-    while rows.offset < rows.total and answer.accepted:
+    while rows.offset < rows.total and answer.accepted and rows.epoch <= answer.last_epoch:
         left = visit.budget_seconds - (learner.clock() - began - learner.seconds_waited)
         if left <= 0 and rows.offset > first:
             break
@@ -265,9 +274,8 @@ def run_visit(
         # The last round before the time is over is short, if a row takes about as long as before.
         most = size if left == math.inf else learner.rows_in(left, size)
         start = rows.offset
-        check = rows.up_to(look - start)
-        goal = start + int(min(rows.plan(most), check))
-        if goal - start == check:
+        goal = start + int(min(rows.plan(most), rows.up_to(look - start)))
+        if goal >= look:
             look = goal + answer.check_interval
         noise = model.new_noise() if learner.volatility else None
         loss, steps, seconds = 0.0, 0, 0.0

@@ -17,11 +17,15 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Rows ``[start, stop)`` of a partition, in the partition's order of the epoch."""
+    """Rows ``[start, stop)`` of a partition, in the partition's order of the epoch.
+
+    ``ahead`` tells how many epochs after that of its visit.
+    """
 
     partition: int
     start: int
     stop: int
+    ahead: int = 0
 
     @property
     def rows(self) -> int:
@@ -31,7 +35,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """An order to train once on some rows that sit on one worker.
+    """An order to train on some rows that sit on one worker, in one epoch or in several that follow.
 
     Attributes
     ----------
@@ -39,9 +43,10 @@ class Visit:
         Unique within a fit. Rows that are handed back or taken away go into a visit of a new number; a repeat
         by Dask keeps it.
     epoch : int
-        Counted from 0.
+        The first one, counted from 0.
     segments : tuple of Segment
-        What to visit, in this order. Offsets of updates count rows along the segments.
+        What to visit, in this order, which is that of the epochs. Offsets of updates count rows along the
+        segments.
     budget_seconds : float
         After this time the visit ends and hands its remaining rows back.
     company : int
@@ -75,11 +80,19 @@ class Visit:
         for segment in self.segments:
             cut = min(max(offset, 0), segment.rows) + segment.start
             if cut > segment.start:
-                done.append(Segment(segment.partition, segment.start, cut))
+                done.append(Segment(segment.partition, segment.start, cut, segment.ahead))
             if cut < segment.stop:
-                left.append(Segment(segment.partition, cut, segment.stop))
+                left.append(Segment(segment.partition, cut, segment.stop, segment.ahead))
             offset -= segment.rows
         return tuple(done), tuple(left)
+
+    def epoch_at(self, offset: int) -> int:
+        """Return the epoch of row ``offset``, behind the last row the one after the last."""
+        for segment in self.segments:
+            if offset < segment.rows:
+                return self.epoch + segment.ahead
+            offset -= segment.rows
+        return self.epoch + self.segments[-1].ahead + 1
 
 
 @dataclass(frozen=True, slots=True)

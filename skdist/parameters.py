@@ -30,6 +30,8 @@ class Pending(NamedTuple):
         Updates are added up in this order, which does not depend on timing.
     seconds : float
         When it was taken in, since the start of the fit.
+    epoch : int
+        Of its rows.
     """
 
     update: Update
@@ -39,6 +41,7 @@ class Pending(NamedTuple):
     learner: str
     order: tuple[int, ...]
     seconds: float = 0.0
+    epoch: int = 0
 
 
 class Parameters:

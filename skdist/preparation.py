@@ -15,6 +15,7 @@ from skdist.control.schedules import (
     Schedule,
     named_schedule,
 )
+from skdist.models.compile import as_input
 from skdist.models.linear import LinearModel, sweep_interval
 from skdist.models.losses import LOSSES
 from skdist.models.moments import Moments, combine, measure
@@ -165,14 +166,14 @@ def build_model(
         l1=strength * ratio,
         l2=strength * (1.0 - ratio),
         epsilon=float(epsilon),
-        class_weights=factors,
+        class_weights=as_input(factors),
         loss_unit=unit,
         final_pace=whole.astype(dtype) if strength * ratio > 0 else np.zeros(0, dtype),
         fit_intercept=bool(fit_intercept),
         batch_size=batch,
         schedule=schedule,
-        scale=narrow,
-        center=center.astype(dtype),
+        scale=as_input(narrow),
+        center=as_input(center.astype(dtype)),
         dtype=dtype,
         sparse=moments.sparse,
         sweep=sweep_interval(moments, batch) if moments.sparse else 1,

@@ -200,10 +200,14 @@ class ParameterServer:
             late = max(staleness - 1, 0.0) if self._gate.collective else staleness
             attempt.accept(update, late, now)
             scale = self._guarded(update.rate_scale, late)
-            begin = attempt.visit.segments[0]
+            epoch, begin = attempt.visit.epoch_at(update.start), attempt.visit.segments[0]
+            self._newest_epoch = max(self._newest_epoch, epoch)
+            self._attempts.reached(learner, epoch)
             order = begin.partition, begin.start, update.visit
             self._pending.append(
-                Pending(update, attempt.answer.state, scale, staleness, learner, order, now - self._began)
+                Pending(
+                    update, attempt.answer.state, scale, staleness, learner, order, now - self._began, epoch
+                )
             )
             # The staleness of an update becomes part of the window only for the rounds after it.
             self._roster.met(learner, late)
@@ -311,7 +315,7 @@ class ParameterServer:
             return self._journal.progress()
 
     def _guarded(self, scale: float, staleness: float) -> float:
-        if self._adapter is None or not self._adapter.guard:
+        if self._adapter is None or not self._adapter.guard or not staleness:
             return scale
         decay = self._schedule.decay(self.clock)
         return min(scale, self._adapter.rate_scale(staleness, self._roster.reference(), decay))
@@ -353,7 +357,7 @@ class ParameterServer:
         if self._gate.collective:
             # Also where some are through with their rows: the rows of the others must not count more then.
             oldest = self._newest_epoch - (0 if self._gate.strict else EPOCH_LEAD)
-            learners = len(self._attempts.at_work(oldest).union(item.learner for item in pending))
+            learners = len(self._attempts.at_work(oldest).union([item.learner for item in pending]))
             pending.sort(key=lambda item: item.order)
         weights = self._parameters.apply(pending, learners, len(pending) / learners)
         authors = {item.learner for item in pending}
@@ -362,7 +366,7 @@ class ParameterServer:
         for item, weight in zip(pending, weights, strict=True):
             self._journal.note(
                 item,
-                epoch=self._attempts[item.update.visit].visit.epoch,
+                epoch=item.epoch,
                 worker=self._roster[item.learner].worker,
                 version=self.version,
                 weight=weight,
@@ -377,13 +381,14 @@ class ParameterServer:
     def _answer(self, attempt: Attempt, member: Member, now: float, held: float = 0.0) -> Answer:
         round_size, efficiency = self._roster.next_round(attempt.learner)
         monitor = self._monitor if len(self._roster) == 1 else None
+        parameters = self._parameters
         attempt.answer = Answer(
             accepted=True,
-            state=self.state,
+            state=parameters.state,
             offset=attempt.offset,
-            version=self.version,
-            foreign=self.version - member.solo,
-            clock=self.clock,
+            version=parameters.version,
+            foreign=parameters.version - member.solo,
+            clock=parameters.clock,
             staleness=attempt.staleness,
             round_size=round_size,
             efficiency=efficiency,

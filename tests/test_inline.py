@@ -14,6 +14,7 @@ from skdist.control.latency import LatencyBatchSizer
 from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
 from skdist.inline import train_inline
+from skdist.observers import Observers
 from tests.fakes import RowModel, fake_partitions, fit_settings, linear_model, rows_of
 
 MODES = {
@@ -212,3 +213,32 @@ def test_verbose_prints_a_line_for_each_visit(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("epoch 1: loss 1.0000, 64 rows")
+
+
+@pytest.mark.parametrize("params", [{}, {"mode": "sync"}, {"mode": "ssp"}, {"round_size": 100}], ids=str)
+def test_visits_go_over_several_epochs_unless_somebody_looks_and_nothing_else_changes(params):
+    X, y = rows_of(500, 5)
+    model, whole = linear_model(X, y)
+    parts = [whole.part(0, 200), whole.part(200, 500)]
+    fit = fit_settings(max_iter=30, tol=1e-2, n_iter_no_change=2, **params)
+    seen = []
+    observers = Observers(others=[lambda snapshot: seen.append(snapshot.epoch)])
+    free = train_inline(model, parts, fit, model.initial_state())
+    watched = train_inline(model, parts, fit, model.initial_state(), observers=observers)
+    assert free.converged
+    assert 3 < free.n_iter < 30
+    assert seen == list(range(free.n_iter))
+    np.testing.assert_array_equal(free.state, watched.state)
+    for of in (lambda f: f.n_iter, lambda f: f.clock, lambda f: [e[:3] for e in f.history.epochs]):
+        assert of(free) == of(watched)
+    rounds = [
+        [(r.epoch, r.rows, r.steps, r.version, r.loss) for r in result.history.rounds]
+        for result in (free, watched)
+    ]
+    assert rounds[0] == rounds[1]
+    stretches = [
+        [(v.epoch, v.partition, v.start, v.rows) for v in result.history.visits] for result in (free, watched)
+    ]
+    assert stretches[0] == stretches[1]
+    numbers = [{v.visit for v in result.history.visits} for result in (free, watched)]
+    assert len(numbers[0]) < len(numbers[1])

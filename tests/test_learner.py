@@ -100,12 +100,11 @@ def test_mini_batches_do_not_depend_on_the_rounds(sizes, cuts, batch, round_size
 @given(sizes, batches, st.integers(1, 60), st.integers(0, 30))
 def test_planned_rows_end_at_a_step_and_keep_to_the_size(sizes, batch, wanted, steps):
     partitions, n = fake_partitions(sizes)
-    rows = Rows(whole_visit(sizes), partitions, RowModel(batch), 0)
     firsts = itertools.accumulate([0, *sizes])
     ends = sorted(
         {a + min(row, m) for a, m in zip(firsts, sizes, strict=False) for row in range(0, m + batch, batch)}
     )
-    rows.offset = ends[min(steps, len(ends) - 1)]
+    rows = Rows(whole_visit(sizes), partitions, RowModel(batch), ends[min(steps, len(ends) - 1)])
     planned = rows.plan(wanted)
     left = n - rows.offset
     following = next((end for end in ends if end > rows.offset), n)

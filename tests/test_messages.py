@@ -43,3 +43,10 @@ def test_median_of_a_link_leaves_missed_heartbeats_out():
 def test_messages_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Segment(0, 0, 1).stop = 2
+
+
+def test_a_visit_knows_the_epoch_of_each_row():
+    visit = Visit(1, 4, (Segment(0, 0, 2), Segment(1, 3, 4), Segment(0, 0, 2, 1)))
+    assert [visit.epoch_at(row) for row in range(6)] == [4, 4, 4, 5, 5, 6]
+    assert [segment.ahead for segment in visit.split(4)[1]] == [1]
+    assert [segment.ahead for segment in visit.split(4)[0]] == [0, 0, 1]

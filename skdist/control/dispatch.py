@@ -31,6 +31,10 @@ SLOW = 2.0
 #: A worker may begin the next epoch of its own partitions while others finish this one.
 EPOCH_LEAD = 1
 
+#: Epochs of a visit where there is one learner and nobody looks at their ends. More would save little:
+#: what is made ready for epochs that training does not come to is lost.
+MOST_EPOCHS = 8
+
 
 @dataclass
 class _Worker:
@@ -107,6 +111,8 @@ class Dispatcher:
     fixed : bool
         Whether an epoch is cut into equal shares, one visit for each slot there is at its begin, for runs
         that must not depend on who is fast.
+    span : int
+        Epochs of a visit, at most; more than one only where there is one worker with one slot.
     """
 
     def __init__(
@@ -125,6 +131,7 @@ class Dispatcher:
         planner: PressurePlanner | None = None,
         streamed: bool = False,
         fixed: bool = False,
+        span: int = 1,
     ) -> None:
         self.rows = tuple(rows)
         self.homes = dict(homes)
@@ -136,6 +143,7 @@ class Dispatcher:
         self._planner = planner
         self._streamed = streamed
         self._fixed = fixed
+        self._span = span
         self._workers: dict[str, _Worker] = {}
         self._roomy: dict[str, None] = {}  # those that may have room for a visit
         self._sources: dict[int, _Queue] = {}  # of the visits in flight
@@ -253,17 +261,20 @@ class Dispatcher:
 
     def _land(self, number: int, offset: int) -> tuple[Visit, _Worker | None]:
         visit, name = self.in_flight.pop(number)
-        epoch, queue = self._epochs[visit.epoch], self._sources.pop(number)
+        source = self._sources.pop(number)
         worker = self._workers.get(name)
         if worker is not None:
             worker.flying.discard(number)
             self._roomy[name] = None
-        epoch.flying -= visit.rows
+        for segment in visit.segments:
+            self._epochs[visit.epoch + segment.ahead].flying -= segment.rows
         if number in self._helping:
             self._helping.remove(number)
-            epoch.helped -= visit.rows
+            self._epochs[visit.epoch].helped -= visit.rows
         for segment in reversed(visit.split(offset)[1]):
-            queue.put_back(segment)
+            epoch = self._epochs[visit.epoch + segment.ahead]
+            queue = epoch.queues[0] if segment.ahead else source
+            queue.put_back(Segment(segment.partition, segment.start, segment.stop))
             epoch.waiting += segment.rows
         return visit, worker
 
@@ -374,11 +385,28 @@ class Dispatcher:
         self, number: int, epoch: _Epoch, segments: list[Segment], queue: _Queue, budget: float
     ) -> Visit:
         self._number += 1
+        rows = sum([segment.rows for segment in segments])
+        epoch.waiting -= rows
+        epoch.flying += rows
+        if self._span > 1 and epoch.flying == sum(self.rows):
+            segments += self._later(number)
         visit = Visit(self._number, number, tuple(segments), budget)
         self._sources[visit.number] = queue
-        epoch.waiting -= visit.rows
-        epoch.flying += visit.rows
         return visit
+
+    def _later(self, number: int) -> list[Segment]:
+        """Take all rows of the epochs that a visit of all rows of epoch ``number`` can go on with."""
+        segments = []
+        for ahead in range(1, self._span):
+            if self._open != number + ahead or self._open > self.last_epoch:
+                break
+            self._open_epoch()
+            epoch = self._epochs[number + ahead]
+            for queue in epoch.queues:
+                waiting = [queue.take() for _ in range(len(queue.segments))]
+                segments += [Segment(part.partition, part.start, part.stop, ahead) for part in waiting]
+            epoch.waiting, epoch.flying = 0, epoch.waiting
+        return segments
 
     def _look(self) -> None:
         """Learn the seconds per row of a usual worker, and the rows per second of all together.

@@ -184,7 +184,7 @@ class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
         self._check_combinations()
         if going_on and self.early_stopping:
             raise ValueError("early_stopping should be False with partial_fit, which makes one pass.")
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        seed = _seed_of(self.random_state)
         holds_out = self.early_stopping and validation is None
         scores = None
         if self.early_stopping or validation is not None:
@@ -333,6 +333,13 @@ class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
         fixed_shares = self.mode == "sync" and self.round_size != "auto" and self.batch_sizer is None
         tags.non_deterministic = not (alone or fixed_shares)
         return tags
+
+
+def _seed_of(random_state: Any) -> int:
+    """Return a seed; an integer is one by itself, as to make a generator takes longer than a small pass."""
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
 
 
 @contextmanager

@@ -34,6 +34,8 @@ def as_input(array: np.ndarray) -> np.ndarray:
     numba compiles a kernel anew for arrays that are writable and for those that are not, and what comes
     over the network or from a memory map often is not. Read-only views of all make it one.
     """
+    if not array.flags.writeable:
+        return array
     view = array.view()
     view.flags.writeable = False
     return view

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -110,6 +111,11 @@ class LinearModel:
     def averaged(self) -> bool:
         """Whether the state carries an average."""
         return math.isfinite(self.schedule.average_from)
+
+    @cached_property
+    def _least(self) -> float:
+        """The least weight of an average: smaller ones would be lost in the precision of the numbers."""
+        return 1000.0 * float(np.finfo(self.dtype).eps)
 
     @property
     def _positive(self) -> int:
@@ -247,7 +253,6 @@ class LinearModel:
         schedule, averaged = self.schedule, self.averaged
         average_from = schedule.average_from if averaged else 0.0
         power = AVERAGE_POWER if schedule.adaptive or not averaged else 0.0
-        least = 1000.0 * float(np.finfo(state.dtype).eps)
         targets, weights, X = as_input(partition.targets), as_input(partition.weights), partition.X
         order, scale, center = as_input(order), as_input(self.scale), as_input(self.center)
         loss, class_weights = LOSSES[self.loss], as_input(self.class_weights)
@@ -258,7 +263,7 @@ class LinearModel:
                 order, start, stop, self.batch_size, state, float(t),
                 loss.code, self.epsilon, class_weights, self._positive, self.l1, self.l2, self.fit_intercept,
                 scale, schedule.code, schedule.eta0 * rate, schedule.parameter, averaged, power, average_from,
-                least, self.sweep, record.sums, record.squares,
+                self._least, self.sweep, record.sums, record.squares,
             )  # fmt: skip
         else:
             total = dense_steps(
@@ -266,7 +271,7 @@ class LinearModel:
                 order, start, stop, self.batch_size, state, float(t),
                 loss.code, self.epsilon, class_weights, self._positive, self.l1, self.l2, self.fit_intercept,
                 scale, center, schedule.code, schedule.eta0 * rate, schedule.parameter, averaged, power,
-                average_from, least, record.sums, record.squares,
+                average_from, self._least, record.sums, record.squares,
             )  # fmt: skip
         if noise is not None:
             noise.steps += self.steps(stop - start)

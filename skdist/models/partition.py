@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from skdist.models.compile import as_input
 from skdist.models.shuffle import shuffled_pages
 
 #: Rows that lie on one page of memory are read together; see `row_order`.
@@ -133,7 +134,9 @@ def convert(X: Any, y: Any, sample_weight: Any = None, regression: bool = False)
             raise ValueError(f"sample_weight has {len(weights)} values for {len(labels)} rows of X.")
     copied = not (data is X or (isinstance(X, np.ndarray) and np.shares_memory(data, X)))
     owned = 0 if sp.issparse(data) or not copied else data.nbytes
-    return Partition(data, targets, weights, present, owned)
+    if not sp.issparse(data):
+        data = as_input(data)
+    return Partition(data, as_input(targets), as_input(weights), present, owned)
 
 
 def convert_rows(X: Any) -> Any:

@@ -140,6 +140,8 @@ def measure_numbers(targets: np.ndarray, weights: np.ndarray) -> Numbers:
 
 def combine_classes(parts: Sequence[Classes], labels: np.ndarray | None = None) -> Classes:
     """Return the classes of all rows together, those of ``labels`` where it is given."""
+    if len(parts) == 1 and (labels is None or labels is parts[0].labels):
+        return parts[0]
     if labels is None:
         labels = np.unique(np.concatenate([part.labels for part in parts]))
     rows = np.zeros(len(labels), dtype=np.int64)

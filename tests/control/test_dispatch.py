@@ -405,3 +405,51 @@ def test_a_slow_worker_gets_its_fair_part_and_holds_no_epoch(slow, workers):
     assert ends[3] <= 1.25 * ideal
     fair = 4 * sum(rows) / slow / (workers - 1 + 1 / slow)
     assert 0.5 * fair <= done["0"] <= 1.5 * fair
+
+
+def test_a_visit_of_the_only_learner_goes_over_the_epochs_that_follow():
+    dispatcher = Dispatcher([5, 0, 7], {}, max_iter=7, seed=3, queue=0, span=3)
+    alone = Dispatcher([5, 0, 7], {}, max_iter=7, seed=3, queue=0)
+    epochs = []
+    for core in (dispatcher, alone):
+        core.add_worker("a", 1)
+    for first in (0, 3, 6):
+        ((_, visit),) = dispatcher.orders()
+        last = min(first + 3, 7) - 1
+        assert (visit.epoch, visit.rows, dispatcher.complete) == (first, 12 * (last - first + 1), first)
+        epochs += [(visit.epoch + s.ahead, s.partition, s.start, s.stop) for s in visit.segments]
+        dispatcher.finished(report(visit, "a"))
+    assert dispatcher.done
+    expected = []
+    while not alone.done:
+        ((_, visit),) = alone.orders()
+        expected += [(visit.epoch, s.partition, s.start, s.stop) for s in visit.segments]
+        alone.finished(report(visit, "a"))
+    assert epochs == expected
+
+
+def test_rows_that_a_visit_of_several_epochs_hands_back_are_visited_in_their_epochs():
+    dispatcher = Dispatcher([5, 7], {}, max_iter=4, shuffle=False, queue=0, span=3)
+    dispatcher.add_worker("a", 1)
+    done = Counter()
+    handed = iter([16, 2])  # in the second epoch, and two rows later
+    while not dispatcher.done:
+        ((_, visit),) = dispatcher.orders()
+        offset = next(handed, visit.rows)
+        for segment in visit.split(offset)[0]:
+            for row in range(segment.start, segment.stop):
+                done[visit.epoch + segment.ahead, segment.partition, row] += 1
+        dispatcher.finished(report(visit, "a", offset))
+    assert done == Counter(
+        (epoch, p, row) for epoch in range(4) for p, n in ((0, 5), (1, 7)) for row in range(n)
+    )
+
+
+def test_epochs_after_the_end_of_training_are_dropped_from_a_visit():
+    dispatcher = Dispatcher([6], {}, max_iter=9, queue=0, span=4)
+    dispatcher.add_worker("a", 1)
+    ((_, visit),) = dispatcher.orders()
+    dispatcher.finished(report(visit, "a", 12, last_epoch=1))
+    assert dispatcher.done
+    assert dispatcher.complete == 2
+    assert dispatcher.orders() == []
