@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,10 +112,12 @@ def build_model(
     average: bool | int,
     shuffle: bool,
     seed: int,
+    parts: Sequence[Moments] = (),
 ) -> LinearModel:
     """Return the model for rows with these moments and targets.
 
-    Other parameters as in `DistributedSGDClassifier`; ``loss`` is a key of `LOSSES`.
+    ``parts`` are the moments of the partitions to train on, none where they are like all rows. Other
+    parameters as in `DistributedSGDClassifier`; ``loss`` is a key of `LOSSES`.
     """
     if moments.weight <= 0:
         raise ValueError("The sum of sample_weight must be positive.")
@@ -140,8 +143,17 @@ def build_model(
     # The largest step along the gradient of all rows that no direction can make unstable.
     whole = scale / (curvature * spread * norm * moments.alignment * max(mean for mean, _, _ in weights))
     if isinstance(learning_rate, AutoRate):
+        # A learner is with one partition for many steps: they must be stable on the rows of each.
+        steepest = max(
+            # The only step of a partition that is shorter than a batch is scaled by its size.
+            (p.weight / max(p.rows, batch) * p.steepness(scale, center) for p in parts),
+            default=0.0,
+        )
+        steepness = max(steepest * moments.rows / (moments.weight * moments.steepness(scale, center)), 1.0)
         step = min(
-            learning_rate.step_size(curvature, norm, moments.alignment, batch, w, spread, moments.sparse)
+            learning_rate.step_size(
+                curvature, norm, moments.alignment, batch, w, spread, moments.sparse, steepness
+            )
             for w in weights
         )
         until = max(CONSTANT_PASSES * moments.rows / batch, CONSTANT_STEPS)

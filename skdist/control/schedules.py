@@ -71,12 +71,13 @@ class AutoRate(BaseEstimator):
     Features are centred and scaled inside the step by their first and second moments, and the step size
     is the inverse of the curvature that the mean squared row norm then bounds::
 
-        eta = scale / (L n) * min(1.5 / (a v mean(w)), b/8 mean(w) / (v mean(w^2)), 1.5 b / max(w))
+        eta = scale / (L n) * min(1.5 / (a p v mean(w)), b/8 mean(w) / (v mean(w^2)), 1.5 b / max(w))
         n = mean_i (1 + sum_j scale_j (x_ij - center_j)^2)
 
     with the curvature ``L`` of the loss (1/4 for log_loss), sample weights ``w``, ``b`` rows in a step, the
-    alignment ``a`` of the features, the share of the norm ``n`` that may lie in one direction, and ``v``, the
-    share of the curvature that the labels leave (see `skdist.models.targets`): 1 for balanced ones. The
+    alignment ``a`` of the features, the share of the norm ``n`` that may lie in one direction, ``p``, how
+    many times as steep as all rows together the steepest partition is (more than 1 where rows are sorted), and
+    ``v``, the share of the curvature that the labels leave (see `skdist.models.targets`): 1 for balanced ones. The
     first bound keeps steps stable, the second their noise low (``b/16`` for sparse rows), the third holds for
     the heaviest row alone. The model is the running average of the iterates, so no horizon has to be known:
     the step is constant for four passes and 1,024 steps, by when most fits are done, and then shrinks as
@@ -112,6 +113,7 @@ class AutoRate(BaseEstimator):
         weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
         spread: float = 1.0,
         sparse: bool = False,
+        steepness: float = 1.0,
     ) -> float:
         """Return ``eta``.
 
@@ -131,9 +133,14 @@ class AutoRate(BaseEstimator):
             Share of the curvature that the labels leave on average, in (0, 1].
         sparse : bool
             Whether few rows have each feature: the noise of its steps is then twice what all rows suggest.
+        steepness : float
+            How many times as steep as all rows together the steepest partition is, at least 1.
         """
         mean, square, most = weights
-        stable, quiet = 1.5 / (alignment * mean), batch_size / (16 if sparse else 8) * mean / square
+        stable, quiet = (
+            1.5 / (alignment * steepness * mean),
+            batch_size / (16 if sparse else 8) * mean / square,
+        )
         bounds = stable / spread, quiet / spread, 1.5 * batch_size / most
         return self.scale * min(bounds) / (curvature * mean_square_norm)
 

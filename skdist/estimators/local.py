@@ -87,9 +87,9 @@ def _prepare(
     if settings.hold_out is not None:
         whole = settings.hold_out.split(whole, 0)
     given = [ALL_ROWS.split(convert(*validation, plan.regression), 0)] if validation is not None else []
-    model, state, clock = plan.build([summarize(whole)], [summarize(part) for part in given])
-    whole = whole.globally(plan.classes)
-    observers.here(model, given or [whole], plan.classes)
     n_rows = whole.X.shape[0]
     edges = np.linspace(0, n_rows, min(count, n_rows) + 1).astype(int)
-    return model, [whole.part(a, b) for a, b in itertools.pairwise(edges)], state, clock
+    parts = [whole.part(a, b) for a, b in itertools.pairwise(edges)] if count > 1 else [whole]
+    model, state, clock = plan.build([summarize(part) for part in parts], [summarize(part) for part in given])
+    observers.here(model, given or [whole.globally(plan.classes)], plan.classes)
+    return model, [part.globally(plan.classes) for part in parts], state, clock

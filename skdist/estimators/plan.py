@@ -156,6 +156,7 @@ class Plan:
             average=e.average,
             shuffle=e.shuffle,
             seed=self.seed,
+            parts=[summary.moments for summary in filled],
         )
         return self.model, *self._start(self.model, training)
 

@@ -102,6 +102,26 @@ class Moments:
             norm = 1.0 + float(scale @ deviation) / self.weight
         return scale, center, norm
 
+    def steepness(self, scale: np.ndarray, center: np.ndarray) -> float:
+        """Return how fast the slope of a loss of curvature 1 changes along its steepest direction.
+
+        A bound of the largest eigenvalue of the mean of ``z_i z_i'`` with ``z_i = (1, sqrt(scale) (x_i -
+        center))``. Rows that all lie on one side of the centre, as in a partition of sorted rows, are steep.
+
+        Parameters
+        ----------
+        scale, center : ndarray of shape (n_features,)
+            From `preconditioner`, perhaps of other rows.
+        """
+        if not self.weight > 0:
+            return 0.0
+        spread = scale * self.deviation / self.weight
+        even = float(spread.max(initial=0.0)) * np.count_nonzero(spread)
+        within = min(float(spread.sum()), self.alignment * even)
+        offset = 0.0 if self.sparse else float(scale @ (self.mean - center) ** 2)
+        total = 1.0 + offset + within
+        return (total + math.sqrt(max(total**2 - 4.0 * within, 0.0))) / 2.0
+
 
 def measure(X: Any, weights: np.ndarray) -> Moments:
     """Return the moments of the rows of X.

@@ -606,7 +606,9 @@ def test_partial_fit_goes_on_from_coefficients_that_were_changed():
 def test_the_average_still_moves_after_millions_of_steps():
     X, y = problem(2, 2_000)
     clf = classifier(batch_size=8).fit(X.astype(np.float32), y)
-    moments = replace(clf._training.moments, rows=10**10)
+    seen = clf._training.moments
+    more = {name: getattr(seen, name) * 5e6 for name in ("weight", "deviation", "present", "weight_square")}
+    moments = replace(seen, rows=10**10, **more)
     clf._training = replace(clf._training, clock=1e9, moments=moments)
     before = clf.coef_.copy()
     for _ in range(3):

@@ -15,7 +15,6 @@ from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import check_random_state
 
 from skdist import DistributedSGDClassifier
 from skdist.models.partition import convert
@@ -37,8 +36,7 @@ def rows():
 
 def held_out_rows(X, y, fraction=0.1, random_state=0):
     """Return the rows that a fit in this process holds out."""
-    seed = int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
-    return HoldOut(fraction, seed).split(convert(X, y), 0).held_out
+    return HoldOut(fraction, random_state).split(convert(X, y), 0).held_out
 
 
 @pytest.mark.parametrize("n_jobs", [None, 3])

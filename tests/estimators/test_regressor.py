@@ -7,6 +7,7 @@ from sklearn.linear_model import Lasso, Ridge
 from sklearn.model_selection import GridSearchCV
 
 from skdist import DistributedSGDRegressor
+from skdist.testing import SimulatedCluster
 
 LOSSES = ["squared_error", "huber", "epsilon_insensitive", "squared_epsilon_insensitive"]
 MODES = [{}, {"mode": "ssp"}, {"mode": "sync"}, {"n_jobs": 2}]
@@ -48,6 +49,37 @@ def test_the_unit_of_y_does_not_matter(loss, unit):
     plain = regressor(loss, epsilon=0.1).fit(X, y)
     assert reg.score(X, y * unit) == pytest.approx(plain.score(X, y), abs=2e-3)
     assert reg.n_iter_ == plain.n_iter_
+
+
+def sorted_problem(n_rows=5_000, n_features=2):
+    """Return rows in the order of a feature, so that each partition is unlike the others."""
+    X, y = problem(n_rows, n_features)
+    order = np.argsort(X[:, 0])
+    return X[order], y[order]
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "squared_epsilon_insensitive"])
+@pytest.mark.parametrize(
+    "params", [*MODES, {"n_jobs": 4, "mode": "ssp"}, {"n_jobs": 2, "mode": "sync"}], ids=str
+)
+def test_rows_that_are_sorted_are_learned(loss, params):
+    X, y = sorted_problem()
+    assert regressor(loss, **params).fit(X, y).score(X, y) > 0.99
+
+
+@pytest.mark.parametrize("mode", ["async", "ssp", "sync"])
+def test_rows_that_are_sorted_are_learned_by_many(mode):
+    X, y = sorted_problem()
+    with SimulatedCluster(8, seconds_per_row=1e-6, exchange_seconds=1e-4):
+        assert regressor(mode=mode).fit(X, y).score(X, y) > 0.99
+
+
+def test_partial_fit_learns_from_chunks_that_are_sorted():
+    X, y = sorted_problem(20_000)
+    reg = regressor()
+    for start in range(0, len(X), 1_000):
+        reg.partial_fit(X[start : start + 1_000], y[start : start + 1_000])
+    assert reg.score(X, y) > 0.5  # the last rows count most
 
 
 def test_numbers_far_from_zero_are_reached():

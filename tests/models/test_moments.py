@@ -193,3 +193,21 @@ def test_parts_that_differ_in_one_direction_are_aligned():
     parts = [rng.standard_normal((500, 10)) + shift for shift in (-5, 5)]
     combined = combine([measure(part, np.ones(500)) for part in parts])
     assert combined.alignment > 0.9
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_steepness_bounds_the_curvature_of_partitions_that_are_unlike_all_rows(sparse):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((6_000, 4)) * [1, 5, 0.1, 1] + [3, 0, 1, -2]
+    if sparse:
+        X *= rng.random(X.shape) < 0.3
+    X = X[np.argsort(X[:, 0])]
+    parts = [sp.csr_array(part) if sparse else part for part in np.split(X, 6)]
+    measured = [measure(part, np.ones(1_000)) for part in parts]
+    scale, center, _ = combine(measured).preconditioner(64)
+    for part, moments in zip(parts, measured, strict=True):
+        rows = (part.toarray() if sparse else part - center) * np.sqrt(scale)
+        if not sparse:
+            rows = np.column_stack([np.ones(len(rows)), rows])
+        largest = np.linalg.eigvalsh(rows.T @ rows / len(rows))[-1]
+        assert 0.95 * largest <= moments.steepness(scale, center) <= 3 * largest
