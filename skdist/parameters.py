@@ -110,7 +110,7 @@ class Parameters:
             weights = self._aggregator.weights([item.update.volatility for item in pending])
         weights = [share * weight for weight in weights]
         # A velocity that late updates have a part in must not last: they would go on being late.
-        timely = sum(1 / (1 + item.staleness) for item in pending) / len(pending)
+        timely = sum([1 / (1 + item.staleness) for item in pending]) / len(pending)
         momentum = min(self._momentum, 1 - 1 / learners) * timely
         present, first = self.state, pending[0]
         timed = all(item.base is present and item.scale == 1.0 for item in pending)

@@ -201,8 +201,9 @@ class ParameterServer:
             attempt.accept(update, late, now)
             scale = self._guarded(update.rate_scale, late)
             epoch, begin = attempt.visit.epoch_at(update.start), attempt.visit.segments[0]
-            self._newest_epoch = max(self._newest_epoch, epoch)
-            self._attempts.reached(learner, epoch)
+            if epoch > self._newest_epoch:  # in a visit of several
+                self._newest_epoch = epoch
+                self._attempts.reached(learner, epoch)
             order = begin.partition, begin.start, update.visit
             self._pending.append(
                 Pending(

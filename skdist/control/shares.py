@@ -26,9 +26,9 @@ def equal_shares(rows: Sequence[int], count: int, step: int) -> list[tuple[Segme
 
     Examples
     --------
-    >>> equal_shares([10, 6], count=2, step=4)
-    [(Segment(partition=0, start=0, stop=8),),
-     (Segment(partition=0, start=8, stop=10), Segment(partition=1, start=0, stop=6))]
+    >>> shares = equal_shares([10, 6], count=2, step=4)
+    >>> [[(part.partition, part.start, part.stop) for part in share] for share in shares]
+    [[(0, 0, 8)], [(0, 8, 10), (1, 0, 6)]]
     """
     total, done = sum(rows), 0
     shares: list[list[Segment]] = [[] for _ in range(count)]
