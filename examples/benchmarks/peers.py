@@ -89,7 +89,8 @@ def header(command: str, seconds: dict[str, float], limit: float) -> str:
         "# Ours, its peers and the machine\n\nThis page is written by a script; do not edit it. It comes "
         f"from one run of\n\n```\n{command}\n```\n\nwith skdist {skdist.__version__}, Python "
         f"{platform.python_version()}, NumPy {np.__version__}, scikit-learn {sklearn.__version__}, on a "
-        f"machine with two cores that other work shares: {sum(seconds.values()) / 60:.1f} minutes in all ({spent}). "
+        f"machine with two cores that other work shares: {sum(seconds.values()) / 60:.1f} minutes in all "
+        f"({spent}). "
         "Seconds depend on the machine and on that other work; ratios of one run carry further.\n\nTimes are "
         "those of whole fits with default settings but for `loss='log_loss'`, run in turns; rows are in "
         "memory, and for the cluster (`LocalCluster` of two single-thread processes) persisted. Vowpal "
@@ -133,6 +134,7 @@ def main() -> None:
                     continue
                 run(task)
                 show(page, task)
+                task.entries.clear()  # with their rows and models
                 tasks.append(task)
             seconds[name] = time.perf_counter() - began
             progress(f"{name}: {seconds[name]:.0f} s")

@@ -47,7 +47,8 @@ class Entry:
     data : Data
         The rows it trains on and is judged by.
     fit : callable
-        Trains on all rows and returns a model with ``predict_proba``.
+        Trains on all rows and returns a model with ``predict_proba``; one with ``seconds`` has measured
+        itself.
     repeat : int
         How often it is run.
     curve : callable or None
@@ -66,7 +67,7 @@ class Entry:
     loss: float = float("nan")
     accuracy: float = float("nan")
     gave_up: bool = False
-    _probability: Any = None
+    runs: int = 0
 
     def run(self) -> None:
         """Fit and note the seconds."""
@@ -75,8 +76,10 @@ class Entry:
             self._run_apart(self.limit)
             return
         seconds, model = timed(self.fit)
-        self.times.append(seconds)
-        self._judge(model.predict_proba(self.data.X_test) if len(self.times) == self.repeat else None)
+        self.runs += 1
+        self.times += getattr(model, "seconds", [seconds])
+        if self.runs == self.repeat:
+            self._judge(model.predict_proba(self.data.X_test))
 
     @property
     def median(self) -> float:
@@ -84,20 +87,21 @@ class Entry:
         return statistics.median(self.times)
 
     def points(self) -> list[tuple[float, float]]:
-        """Return the seconds and the test losses of the curve."""
+        """Return the seconds and the test losses of the curve; only its end where there is none."""
+        if self.curve is None:
+            return [(self.median, self.loss)]
         found: list[tuple[float, float]] = []
         began = time.perf_counter()
-        for seconds, model in self.curve() if self.curve is not None else ():
+        for seconds, model in self.curve():
             found.append((seconds, test_loss(self.data, model.predict_proba(self.data.X_test))))
             if time.perf_counter() - began > CURVE_SECONDS:
                 break
         return found
 
-    def _judge(self, probability: np.ndarray | None) -> None:
-        if probability is not None:
-            self.loss = test_loss(self.data, probability)
-            right = self.data.classes[probability.argmax(axis=1)] == self.data.y_test
-            self.accuracy = float(np.mean(right))
+    def _judge(self, probability: np.ndarray) -> None:
+        self.loss = test_loss(self.data, probability)
+        right = self.data.classes[probability.argmax(axis=1)] == self.data.y_test
+        self.accuracy = float(np.mean(right))
 
     def _run_apart(self, limit: float) -> None:
         """Fit in another process, which is ended at the limit: compiled loops hear no signal."""

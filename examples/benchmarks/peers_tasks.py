@@ -209,7 +209,7 @@ def gloss(bench: Bench) -> Task:
         sgd(data, limit=bench.limit), *[e for e in optional(data) if e.name == WABBIT],
     ]  # fmt: skip
     bars = [Bar(CLUSTER, "SGDClassifier", 30), Bar(CLUSTER + note, WABBIT, 4, most_loss=1.27)]
-    entries = [replace(entry, repeat=min(entry.repeat, 3)) for entry in entries]
+    entries = [replace(entry, repeat=min(entry.repeat, 2)) for entry in entries]
     return Task(f"wordnet_gloss, {data.rows:,} texts hashed to {HASHED:,}, 45 classes", entries, bars)
 
 
