@@ -186,9 +186,9 @@ def bench_limits(page: Page, client: Client, one: Client, dense: Data, repeat: i
     speed, raw_speed = dense.X.nbytes / per_pass / 1e9, 4 * LARGE / moved / 1e9
     page.say(
         f"Memory: a compiled sum over {nbytes >> 20} MB of float32, the best of 15. Raw round trips: an "
-        "actor that returns what it is sent, called by a task of the other worker; our exchange sends the iterate "
-        f"and its average. A pass: the time that {PASSES - 1} more passes add to a fit of one, over the "
-        f"bytes of the rows ({dense.X.nbytes >> 20} MB)."
+        "actor that returns what it is sent, called by a task of the other worker; our exchange sends the "
+        f"iterate and its average. A pass: the time that {PASSES - 1} more passes add to a fit of one, over "
+        f"the bytes of the rows ({dense.X.nbytes >> 20} MB)."
     )
     lines = [
         ["read bandwidth, one core", f"{single:.1f} GB/s", "", "", ""],
