@@ -85,14 +85,15 @@ class Data:
         )
 
 
-def _stored(name: str) -> Path | None:
+def stored(name: str) -> Path | None:
+    """Return a file of the folder in ``$SKDIST_DATA``, if it is there."""
     path = Path(os.environ.get("SKDIST_DATA", "."), name)
     return path if path.is_file() else None
 
 
 def load_covtype() -> Data:
     """Return covtype, standardised: 80 % to train on."""
-    path = _stored("covtype.npz")
+    path = stored("covtype.npz")
     if path is not None:
         archive = np.load(path)
         X, y = archive["X"], archive["y"]
@@ -105,7 +106,7 @@ def load_covtype() -> Data:
 
 def load_fashion() -> Data:
     """Return Fashion-MNIST, pixels in [0, 1]; three serial passes."""
-    path = _stored("fashion_mnist.npz")
+    path = stored("fashion_mnist.npz")
     if path is not None:
         archive = np.load(path)
         X, y, X_test, y_test = (archive[key] for key in ("X_train", "y_train", "X_test", "y_test"))
@@ -118,7 +119,7 @@ def load_fashion() -> Data:
 
 def load_flights() -> Data:
     """Return flights out of New York, one column of zeros and ones per value: sparse."""
-    path = _stored("nycflights13.parquet")
+    path = stored("nycflights13.parquet")
     if path is not None:
         flights = pd.read_parquet(path)
     else:
@@ -325,10 +326,12 @@ class Page:
     ----------
     output : Path or None
         The file; figures go to ``figures`` beside it. None only prints.
+    prefix : str
+        Of the names of the figures.
     """
 
-    def __init__(self, output: Path | None) -> None:
-        self.output = output
+    def __init__(self, output: Path | None, prefix: str = "ablation") -> None:
+        self.output, self.prefix = output, prefix
         self.parts: list[str] = []
 
     def say(self, text: str) -> None:
@@ -359,9 +362,10 @@ class Page:
         folder.mkdir(parents=True, exist_ok=True)
         figure = plt.figure(figsize=size, layout="constrained")
         draw(figure)
-        figure.savefig(folder / f"ablation-{name}.png", dpi=80, pil_kwargs={"optimize": True})
+        file = f"{self.prefix}-{name}.png"
+        figure.savefig(folder / file, dpi=80, pil_kwargs={"optimize": True})
         plt.close(figure)
-        self.say(f"![{caption}](figures/ablation-{name}.png)\n\n*{caption}*")
+        self.say(f"![{caption}](figures/{file})\n\n*{caption}*")
 
     def write(self, header: str) -> None:
         """Write the file."""
