@@ -105,7 +105,7 @@ class Moments:
     def steepness(self, scale: np.ndarray, center: np.ndarray) -> float:
         """Return how fast the slope of a loss of curvature 1 changes along its steepest direction.
 
-        A bound of the largest eigenvalue of the mean of ``z_i z_i'`` with ``z_i = (1, sqrt(scale) (x_i -
+        An estimate of the largest eigenvalue of the mean of ``z_i z_i'`` with ``z_i = (1, sqrt(scale) (x_i -
         center))``. Rows that all lie on one side of the centre, as in a partition of sorted rows, are steep.
 
         Parameters
@@ -116,8 +116,8 @@ class Moments:
         if not self.weight > 0:
             return 0.0
         spread = scale * self.deviation / self.weight
-        even = float(spread.max(initial=0.0)) * np.count_nonzero(spread)
-        within = min(float(spread.sum()), self.alignment * even)
+        # At least the largest variance; a bound that nothing exceeds would make rare features look steep.
+        within = max(self.alignment * float(spread.sum()), float(spread.max(initial=0.0)))
         offset = 0.0 if self.sparse else float(scale @ (self.mean - center) ** 2)
         total = 1.0 + offset + within
         return (total + math.sqrt(max(total**2 - 4.0 * within, 0.0))) / 2.0

@@ -196,7 +196,7 @@ def test_parts_that_differ_in_one_direction_are_aligned():
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-def test_steepness_bounds_the_curvature_of_partitions_that_are_unlike_all_rows(sparse):
+def test_steepness_is_about_the_curvature_of_partitions_that_are_unlike_all_rows(sparse):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((6_000, 4)) * [1, 5, 0.1, 1] + [3, 0, 1, -2]
     if sparse:
@@ -210,4 +210,5 @@ def test_steepness_bounds_the_curvature_of_partitions_that_are_unlike_all_rows(s
         if not sparse:
             rows = np.column_stack([np.ones(len(rows)), rows])
         largest = np.linalg.eigvalsh(rows.T @ rows / len(rows))[-1]
-        assert 0.95 * largest <= moments.steepness(scale, center) <= 3 * largest
+        # Steps are three quarters of what would be unstable.
+        assert 0.9 * largest <= moments.steepness(scale, center) <= 3 * largest
