@@ -161,7 +161,16 @@ def build_model(
         scale, center = np.ones(n_features), np.zeros(n_features)
         # scikit-learn counts rows before averaging starts, steps here are mini-batches.
         begin = (int(average) - 1) / batch if average else np.inf
-        schedule = named_schedule(learning_rate, eta0=eta0, power_t=power_t, alpha=alpha, average_from=begin)
+        heaviest = max(factors, default=1.0)
+        steepest = heaviest * curvature * max(part.mean_square_norm for part in parts or [moments])
+        schedule = named_schedule(
+            learning_rate,
+            eta0=eta0,
+            power_t=power_t,
+            alpha=alpha,
+            average_from=begin,
+            longest=1 / steepest if kind.unbounded else np.inf,
+        )
     with np.errstate(over="ignore"):
         narrow = scale.astype(dtype)
     if not np.array_equal(narrow > 0, scale > 0) or not np.isfinite(narrow).all():
