@@ -133,12 +133,17 @@ def build_model(
     kind, weights, spread, unit = LOSSES[loss], [_weights_of(moments)], 1.0, 1.0
     if isinstance(targets, Classes):
         weights = targets.weight_moments(factors, len(targets.labels) > 2 and not kind.joint)
+        if not all(mean > 0 for mean, _, _ in weights):
+            raise ValueError(
+                f"class_weight={class_weight!r} leaves rows no weight. Give some classes more than 0."
+            )
         spread = targets.spread(factors) if kind.probabilities else 1.0
         curvature = kind.curvature_for(1.0, epsilon)
     else:
         curvature = kind.curvature_for(targets.spread, epsilon)
         # Where rates are automatic, so is the unit of the targets.
-        unit = kind.of_mean(targets.spread, epsilon) if isinstance(learning_rate, AutoRate) else 1.0
+        # A loss that is always zero has none.
+        unit = (kind.of_mean(targets.spread, epsilon) or 1.0) if isinstance(learning_rate, AutoRate) else 1.0
     # The largest step along the gradient of all rows that no direction can make unstable.
     whole = scale / (curvature * spread * norm * moments.alignment * max(mean for mean, _, _ in weights))
     if isinstance(learning_rate, AutoRate):

@@ -80,8 +80,8 @@ class AutoRate(BaseEstimator):
     and ``v``, the share of the curvature that the labels leave (see `skdist.models.targets`): 1 for balanced
     ones. The first bound keeps steps stable, the second their noise low (``b/16`` for sparse rows), the third
     holds for the heaviest row alone. The model is the running average of the iterates, so no horizon has to
-    be known: the step is constant for four passes and 1,024 steps, by when most fits are done, and then shrinks as
-    ``t^(-3/4)``, so that long ones come to the minimum.
+    be known: the step is constant for four passes and 1,024 steps, by when most fits are done, and then
+    shrinks as ``t^(-3/4)``, so that long ones come to the minimum.
 
     Parameters
     ----------

@@ -238,3 +238,8 @@ def test_a_coef_init_that_is_not_finite_is_refused():
     X, y = problem()
     with pytest.raises(ValueError, match="coef_init contains NaN"):
         regressor().fit(X, y, coef_init=np.full(8, np.nan))
+
+
+def test_a_loss_that_is_always_zero_has_settled():
+    X, y = problem()
+    assert regressor("huber", epsilon=0.0).fit(X, y).n_iter_ < 20
