@@ -134,12 +134,17 @@ def build_model(
     kind, weights, spread, unit = LOSSES[loss], [_weights_of(moments)], 1.0, 1.0
     if isinstance(targets, Classes):
         weights = targets.weight_moments(factors, len(targets.labels) > 2 and not kind.joint)
+        if not all(mean > 0 for mean, _, _ in weights):
+            raise ValueError(
+                f"class_weight={class_weight!r} leaves rows no weight. Give some classes more than 0."
+            )
         spread = targets.spread(factors) if kind.probabilities else 1.0
         curvature = kind.curvature_for(1.0, epsilon)
     else:
         curvature = kind.curvature_for(targets.spread, epsilon)
         # Where rates are automatic, so is the unit of the targets.
-        unit = kind.of_mean(targets.spread, epsilon) if isinstance(learning_rate, AutoRate) else 1.0
+        # A loss that is always zero has none.
+        unit = (kind.of_mean(targets.spread, epsilon) or 1.0) if isinstance(learning_rate, AutoRate) else 1.0
     # The largest step along the gradient of all rows that no direction can make unstable.
     whole = scale / (curvature * spread * norm * moments.alignment * max(mean for mean, _, _ in weights))
     if isinstance(learning_rate, AutoRate):
@@ -162,7 +167,16 @@ def build_model(
         scale, center = np.ones(n_features), np.zeros(n_features)
         # scikit-learn counts rows before averaging starts, steps here are mini-batches.
         begin = (int(average) - 1) / batch if average else np.inf
-        schedule = named_schedule(learning_rate, eta0=eta0, power_t=power_t, alpha=alpha, average_from=begin)
+        heaviest = max(factors, default=1.0)
+        steepest = heaviest * curvature * max(part.mean_square_norm for part in parts or [moments])
+        schedule = named_schedule(
+            learning_rate,
+            eta0=eta0,
+            power_t=power_t,
+            alpha=alpha,
+            average_from=begin,
+            longest=1 / steepest if kind.unbounded else np.inf,
+        )
     with np.errstate(over="ignore"):
         narrow = scale.astype(dtype)
     if not np.array_equal(narrow > 0, scale > 0) or not np.isfinite(narrow).all():

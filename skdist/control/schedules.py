@@ -55,13 +55,13 @@ class Schedule:
     cuts: int = 0
 
     def decay(self, t: float) -> float:
-        """Return ``eta_0 / eta_t``, at least 1."""
+        """Return what rate adapters may give back: ``eta_0 / eta_t``, 1 for ``LATE_DECAY``."""
+        # Those begin as long as is stable. Rounds of many of them go most of the way also when they have
+        # shrunk, so that updates that are stale, each in full, would overshoot.
         if self.code == INVERSE_TIME:
             return 1.0 + t / self.parameter
         if self.code == INVERSE_POWER:
             return float((1.0 + t) ** self.parameter)
-        if self.code == LATE_DECAY:
-            return float(max(t / self.parameter, 1.0) ** LATE_POWER)
         return 1.0
 
 
@@ -146,7 +146,9 @@ class AutoRate(BaseEstimator):
         return self.scale * min(bounds) / (curvature * mean_square_norm)
 
 
-def named_schedule(name: str, *, eta0: float, power_t: float, alpha: float, average_from: float) -> Schedule:
+def named_schedule(
+    name: str, *, eta0: float, power_t: float, alpha: float, average_from: float, longest: float = math.inf
+) -> Schedule:
     """Return what scikit-learn's names mean, with t counting mini-batch steps.
 
     Parameters
@@ -158,13 +160,15 @@ def named_schedule(name: str, *, eta0: float, power_t: float, alpha: float, aver
         As in `sklearn.linear_model.SGDClassifier`.
     average_from : float
         Steps before averaging starts; ``inf`` for none.
+    longest : float
+        At most the first step of 'optimal', which knows nothing of the data.
     """
     if name == "optimal":
         if alpha == 0:
             raise ValueError(
                 "learning_rate='optimal' needs alpha > 0: its step size is 1 / (alpha (t0 + t))."
             )
-        first = float(np.sqrt(1.0 / np.sqrt(alpha)))
+        first = min(float(np.sqrt(1.0 / np.sqrt(alpha))), longest)
         return Schedule(INVERSE_TIME, first, 1.0 / (first * alpha), average_from=average_from)
     if name == "invscaling":
         return Schedule(INVERSE_POWER, float(eta0), float(power_t), average_from=average_from)

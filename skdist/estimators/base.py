@@ -293,7 +293,13 @@ class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
         assert plan.targets is not None
         coef, self.intercept_ = model.coefficients(result.state)
         self._training = Training(
-            model.unpack(result.state), coef, self.intercept_, result.clock, plan.moments, plan.targets
+            model.unpack(result.state),
+            model.members,
+            coef,
+            self.intercept_,
+            result.clock,
+            plan.moments,
+            plan.targets,
         )
         for name, value in self._fitted(plan, coef).items():
             setattr(self, name, value)

@@ -75,7 +75,8 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
     learning_rate : {'auto', 'optimal', 'constant', 'invscaling', 'adaptive', 'pa1', 'pa2'} or AutoRate, \
             default='auto'
         ``'auto'`` is ``AutoRate()``: it needs neither tuning nor standardised data. The others mean what they
-        mean in scikit-learn, with t counting mini-batch steps; the passive-aggressive ones step row by row.
+        mean in scikit-learn, with t counting mini-batch steps; the passive-aggressive ones step row by row,
+        and 'optimal' begins with the step that the data allows where the loss is a squared one.
     eta0 : float, default=0.01
         Step size of 'constant' and 'invscaling', and the first one of 'adaptive', which divides it by 5
         whenever training settles, until it is below 1e-6; the aggressiveness of 'pa1' and 'pa2'.

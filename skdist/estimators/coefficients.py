@@ -11,7 +11,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdist.control.schedules import AutoRate
 from skdist.models.losses import LOSSES
-from skdist.models.moments import Moments
 
 
 class CoefficientsMixin:
@@ -48,14 +47,19 @@ class CoefficientsMixin:
             Before `fit`.
         """
         check_is_fitted(self)
-        coef = dense(self.coef_)
-        self.coef_ = coef if is_classifier(self) else coef.ravel()
+        self.coef_ = self._dense_coef()
         return self
+
+    def _dense_coef(self) -> np.ndarray:
+        """Return ``coef_`` in the shape that a fit leaves."""
+        coef = dense(self.coef_)
+        return coef if is_classifier(self) else coef.ravel()
 
     def to_sklearn(self) -> Any:
         """Return scikit-learn's estimator with these coefficients: it predicts the same without skdist.
 
-        Its parameters are those that both have. ``learning_rate='auto'``, which scikit-learn lacks, becomes
+        Its parameters are those that both have. ``learning_rate='auto'``, which scikit-learn lacks, and
+        ``'optimal'`` with a squared loss, whose first steps there are too long for any data, become
         ``'invscaling'`` with ``power_t=0.5``, ``average=False`` and ``eta0 = 1 / (L n)``, the step that is
         stable for rows of the mean squared norm ``n`` seen here and a loss of curvature ``L``:
         ``partial_fit`` of the result goes on from here with steps that get shorter and upset nothing,
@@ -85,15 +89,16 @@ class CoefficientsMixin:
             )
         kind = SGDClassifier if is_classifier(self) else SGDRegressor
         parameters = {name: getattr(this, name) for name in kind().get_params() if hasattr(this, name)}
-        if parameters["learning_rate"] == "auto" or isinstance(parameters["learning_rate"], AutoRate):
-            step = 1 / (LOSSES[this.loss].curvature * mean_square_norm(this._training.moments))
+        rate, loss = parameters["learning_rate"], LOSSES[this.loss]
+        if rate == "auto" or isinstance(rate, AutoRate) or (rate == "optimal" and loss.unbounded):
+            step = 1 / (loss.curvature * this._training.moments.mean_square_norm)
             parameters |= {"learning_rate": "invscaling", "power_t": 0.5, "eta0": step, "average": False}
         twin = kind(**parameters)
         for name in ("classes_", "n_features_in_", "feature_names_in_", "n_iter_"):
             if hasattr(this, name):
                 setattr(twin, name, np.copy(getattr(this, name)) if name[0] in "cf" else getattr(this, name))
         twin.t_ = 1.0 + sum(epoch.rows for epoch in this.history_.epochs)
-        twin.coef_, twin.intercept_ = np.array(dense(this.coef_)), np.array(this.intercept_)
+        twin.coef_, twin.intercept_ = np.array(self._dense_coef()), np.array(this.intercept_)
         if twin.average:  # what scikit-learn goes on from, besides what it predicts with
             iterate = this._training.state[0]
             twin._standard_coef = np.array(iterate[:, :-1]).reshape(twin.coef_.shape)
@@ -105,9 +110,3 @@ class CoefficientsMixin:
 def dense(coef: Any) -> np.ndarray:
     """Return coefficients as ndarray."""
     return np.asarray(coef.toarray() if sp.issparse(coef) else coef)
-
-
-def mean_square_norm(moments: Moments) -> float:
-    """Return the mean of ``weight_i (1 + |x_i|^2)`` over all rows."""
-    squares = moments.weight * moments.mean**2 + moments.deviation
-    return float((moments.weight + squares.sum()) / moments.rows)

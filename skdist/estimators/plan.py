@@ -25,6 +25,8 @@ class Training:
     ----------
     state : ndarray of shape (n_states, n_problems, n_features + 1)
         Iterate and running averages; see `skdist.models.linear`.
+    members : tuple of str
+        Which of them.
     coef, intercept : ndarray
         The coefficients that the estimator was left with.
     clock : float
@@ -36,6 +38,7 @@ class Training:
     """
 
     state: np.ndarray
+    members: tuple[str, ...]
     coef: np.ndarray
     intercept: np.ndarray
     clock: float
@@ -185,7 +188,7 @@ class Plan:
         # does whoever changed the coefficients in between.
         if (
             training is not None
-            and len(training.state) == model.n_states
+            and training.members == model.members
             and np.array_equal(past.coef, training.coef)
             and np.array_equal(past.intercept, training.intercept)
         ):
@@ -271,7 +274,9 @@ def _shaped(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     if value is None:
         return None
     array = np.asarray(value, dtype=float)
-    # A single problem may be given without its axis, and an intercept as a number.
-    if array.shape != shape and not (shape[0] == 1 and array.shape in (shape[1:], (1,))):
+    # A single problem may be given in any shape, and an intercept as a number, as in scikit-learn.
+    if array.shape != shape and not (shape[0] == 1 and array.size == np.prod(shape)):
         raise ValueError(f"{name} has shape {array.shape}, the problem needs {shape}.")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} contains NaN or infinity.")
     return array.reshape(shape)

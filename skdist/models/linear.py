@@ -103,9 +103,14 @@ class LinearModel:
         return 1 if self.n_classes in (0, 2) else self.n_classes
 
     @property
+    def members(self) -> tuple[str, ...]:
+        """Names of the members of the state."""
+        return ("iterate", *(["average"] if self.averaged else []), *(["slopes"] if self.l1 > 0 else []))
+
+    @property
     def n_states(self) -> int:
-        """Members of the state."""
-        return 1 + self.averaged + (self.l1 > 0)
+        """Number of members of the state."""
+        return len(self.members)
 
     @property
     def averaged(self) -> bool:

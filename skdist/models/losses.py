@@ -78,6 +78,11 @@ class Loss:
         return beyond**2 if self.code == SQUARED_EPSILON_INSENSITIVE else spread**2 / 2
 
     @property
+    def unbounded(self) -> bool:
+        """Whether the slope grows without bound, so that steps that are too long diverge."""
+        return self.code in (SQUARED_HINGE, SQUARED_ERROR, SQUARED_EPSILON_INSENSITIVE)
+
+    @property
     def joint(self) -> bool:
         """Whether the problems of a row have one loss together."""
         return self.code == MULTINOMIAL

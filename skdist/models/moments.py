@@ -122,6 +122,12 @@ class Moments:
         total = 1.0 + offset + within
         return (total + math.sqrt(max(total**2 - 4.0 * within, 0.0))) / 2.0
 
+    @property
+    def mean_square_norm(self) -> float:
+        """Mean of ``weight_i (1 + |x_i|^2)`` over the rows."""
+        squares = self.weight * self.mean**2 + self.deviation
+        return float((self.weight + squares.sum()) / self.rows)
+
 
 def measure(X: Any, weights: np.ndarray) -> Moments:
     """Return the moments of the rows of X.

@@ -14,6 +14,7 @@ from skdist.control.schedules import (
     Schedule,
     named_schedule,
 )
+from skdist.models.kernels import step_size
 
 steps = st.floats(0, 1e9)
 RATES = {"eta0": 0.1, "power_t": 0.25, "alpha": 1e-4, "average_from": math.inf}
@@ -63,8 +64,9 @@ def test_optimal_needs_a_penalty():
 
 def test_late_decay_is_constant_and_then_shrinks():
     schedule = Schedule(LATE_DECAY, 0.5, 100.0, adaptive=True)
-    assert [schedule.decay(t) for t in (0, 50, 100)] == [1.0, 1.0, 1.0]
-    assert schedule.decay(1600) == pytest.approx(8.0)
+    etas = [step_size(LATE_DECAY, schedule.eta0, schedule.parameter, t) for t in (0.0, 50.0, 100.0, 1600.0)]
+    assert etas == pytest.approx([0.5, 0.5, 0.5, 0.5 / 8])
+    assert schedule.decay(1600) == 1.0
 
 
 @settings(deadline=None, max_examples=50)

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from sklearn.datasets import make_classification, make_regression
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
 
 from skdist import DistributedSGDClassifier, DistributedSGDRegressor
+from skdist.testing import SimulatedCluster
 from tests.objectives import CLASSIFICATION, EPSILON, REGRESSION, Objective
 
 PENALTIES = pytest.mark.parametrize(("penalty", "alpha"), [("l2", 1e-3), ("l1", 1e-2), ("elasticnet", 1e-2)])
@@ -63,6 +65,18 @@ def test_the_minimum_is_that_of_solvers_people_trust():
     ridge = Ridge(alpha=alpha * rows, tol=1e-10).fit(X, y)
     objective = Objective("squared_error", X, y, alpha)
     assert objective.of(ridge) == pytest.approx(objective.minimum(ridge), rel=1e-6)
+
+
+@pytest.mark.parametrize("params", [{"mode": "async"}, {"mode": "ssp"}, {"collect": 1}], ids=str)
+@pytest.mark.parametrize("loss", ["squared_error", "huber"])
+def test_long_fits_of_many_learners_come_to_the_minimum(loss, params):
+    rng = np.random.default_rng(0)
+    X = sp.random(4_000, 12, 0.3, "csr", random_state=1)
+    y = X @ rng.standard_normal(12) * 3 + 0.3 * rng.standard_normal(4_000) + 1
+    with SimulatedCluster(8, seconds_per_row=[1e-6] * 6 + [1e-5] * 2, exchange_seconds=6.4e-4):
+        reg = long(DistributedSGDRegressor, loss, alpha=1e-3, **params).fit(X, y)
+    objective = Objective(loss, X.toarray(), y, 1e-3)
+    assert objective.of(reg) <= NEAR * objective.minimum(reg)
 
 
 @pytest.mark.parametrize(

@@ -187,3 +187,59 @@ def test_bad_targets_are_refused(y, message):
 def test_a_constant_is_predicted():
     reg = regressor().fit(np.random.default_rng(0).normal(size=(50, 3)), np.full(50, 7.0))
     np.testing.assert_allclose(reg.predict(np.zeros((2, 3))), 7.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [({"average": True}, {"penalty": "l1"}), ({"penalty": "l1"}, {"average": True})],
+    ids=["average-slopes", "slopes-average"],
+)
+def test_partial_fit_does_not_take_one_running_mean_for_another(before, after, sparse):
+    X, y = make_regression(1_000, 5, noise=1.0, random_state=0)
+    X = sp.csr_array(X) if sparse else X
+    plain = {"average": False, "penalty": "l2"}
+    reg = regressor(learning_rate="constant", eta0=0.02, **{**plain, **before})
+    for _ in range(20):
+        reg.partial_fit(X, y)
+    assert reg.score(X, y) > 0.99
+    reg.set_params(eta0=1e-9, **{**plain, **after}).partial_fit(X, y)
+    assert reg.score(X, y) > 0.99
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "squared_epsilon_insensitive"])
+@pytest.mark.parametrize("params", MODES, ids=str)
+def test_the_optimal_rate_does_not_diverge_with_squared_losses(loss, params):
+    X, y = make_regression(600, 6, noise=5.0, random_state=0)
+    reg = regressor(loss, learning_rate="optimal", **params).fit(X, y)
+    assert reg.score(X, y) > 0.99
+    assert reg.to_sklearn().partial_fit(X, y).score(X, y) > 0.95
+
+
+def test_sparse_coefficients_become_those_of_scikit_learn():
+    X, y = problem()
+    reg = regressor(penalty="l1").fit(X, y)
+    twin = reg.sparsify().to_sklearn()
+    assert twin.coef_.shape == (8,)
+    np.testing.assert_allclose(twin.predict(X), reg.predict(X))
+    twin.partial_fit(X, y)
+
+
+@pytest.mark.parametrize("shape", [(8,), (1, 8), (8, 1)])
+def test_coef_init_of_a_single_problem_may_have_any_shape(shape):
+    X, y = problem()
+    start = np.arange(8.0)
+    reg = regressor(learning_rate="constant", eta0=1e-12, max_iter=1, tol=None)
+    reg.fit(X, y, coef_init=start.reshape(shape), intercept_init=1.0)
+    np.testing.assert_allclose(reg.coef_, start, atol=1e-5)
+
+
+def test_a_coef_init_that_is_not_finite_is_refused():
+    X, y = problem()
+    with pytest.raises(ValueError, match="coef_init contains NaN"):
+        regressor().fit(X, y, coef_init=np.full(8, np.nan))
+
+
+def test_a_loss_that_is_always_zero_has_settled():
+    X, y = problem()
+    assert regressor("huber", epsilon=0.0).fit(X, y).n_iter_ < 20

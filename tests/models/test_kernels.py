@@ -165,7 +165,7 @@ def test_without_intercept_it_does_not_move(rate, sparse):
 def test_long_training_shrinks_its_steps():
     X, y = rows_of(61, 5, 3)
     model, partition = linear_model(X, y, **RATES["auto"])
-    assert model.schedule.decay(9000.0) > 2
+    assert model.schedule.parameter < 4500
     compare(model, partition, 0, 61, 9000.0, 1e-9)
 
 
