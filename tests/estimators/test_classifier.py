@@ -643,7 +643,7 @@ def test_adaptive_rates_go_on_with_shorter_steps_where_others_end(params):
 
     exact = LogisticRegression(C=1 / (1e-3 * len(X)), tol=1e-8, max_iter=1_000).fit(X, y)
     assert long.n_iter_ > short.n_iter_
-    assert objective(long) < 1.001 * objective(exact)
+    assert objective(long) < 1.005 * objective(exact)
 
 
 def test_class_weights_that_leave_nothing_are_refused():
