@@ -22,7 +22,7 @@ class StalenessWindow(BaseEstimator):
         s = min(1, decay * (1 + R) / (1 + max(R, C)))
 
     where ``R`` is the reference staleness and ``decay = eta_0 / eta_t >= 1`` makes the factor a cap on the
-    step instead of a lasting discount: it goes to 1 as the step size decays. For `AutoRate` decay is 1.
+    step instead of a lasting discount: it goes to 1 as the step size decays. `AutoRate` takes its root.
 
     Parameters
     ----------

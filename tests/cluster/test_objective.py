@@ -46,7 +46,7 @@ def spread(client, workers, X, y):
         ("hinge", {}),
         ("log_loss", {"penalty": "l1", "alpha": 1e-2, "max_iter": 160}),
         ("log_loss", {"class_weight": "balanced"}),
-        ("squared_hinge", {"mode": "ssp"}),
+        ("squared_hinge", {"mode": "ssp", "max_iter": 140}),
         ("log_loss", {"mode": "sync", "aggregator": "uniform"}),
         ("squared_error", {"penalty": "elasticnet", "alpha": 1e-2}),
         ("huber", {"collect": 1}),
