@@ -125,7 +125,7 @@ class Learner:
         seconds = rows * self.seconds_per_row + 2 * self.link().median
         predicted = predicted_context(seconds, answer.peers, self.collect, self.gathers)
         context = self.adapter.context(self.staleness.sample(self.adapter.stride), predicted)
-        return context, self.adapter.rate_scale(context, answer.reference, decay)
+        return context, self.adapter.rate_scale(context, answer.reference, decay, answer.level)
 
 
 class Rows:

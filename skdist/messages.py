@@ -224,6 +224,8 @@ class Answer(NamedTuple):
         learner ends there, so that it does not depend on the rounds when training ends. ``inf`` for several.
     rate : float
         Factor of the learning rate.
+    level : float
+        Mean rate scale of the updates of all learners, but for what the decay of the steps makes of it.
     seconds_held : float
         How long the answer was held back until others had come.
     """
@@ -243,6 +245,7 @@ class Answer(NamedTuple):
     until_check: float = math.inf
     check_interval: float = math.inf
     rate: float = 1.0
+    level: float = 1.0
     seconds_held: float = 0.0
 
 

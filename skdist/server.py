@@ -23,6 +23,9 @@ from skdist.journal import Journal, Outcome
 from skdist.messages import Answer, Join, Snapshot, Update
 from skdist.parameters import Parameters, Pending
 
+#: The mean factor of the updates' rates is one of so many updates of each learner.
+LEVEL_UPDATES = 8
+
 
 class ParameterServer:
     """Holds the parameters, takes updates in, decides on rates, round sizes and the end.
@@ -108,6 +111,7 @@ class ParameterServer:
         self._converged = False
         self._newest_epoch = -1
         self._collect = collect
+        self._level = 1.0
         self._now = time_source
         self._began = time_source()
         # A round of one step has no volatility.
@@ -199,7 +203,7 @@ class ParameterServer:
             # One of each learner makes a version: who is one behind has just missed the end of a round.
             late = max(staleness - 1, 0.0) if self._gate.collective else staleness
             attempt.accept(update, late, now)
-            scale = self._guarded(update.rate_scale, late)
+            scale = self._guarded(update, late)
             epoch, begin = attempt.visit.epoch_at(update.start), attempt.visit.segments[0]
             if epoch > self._newest_epoch:  # in a visit of several
                 self._newest_epoch = epoch
@@ -315,11 +319,17 @@ class ParameterServer:
         with self._lock:
             return self._journal.progress()
 
-    def _guarded(self, scale: float, staleness: float) -> float:
-        if self._adapter is None or not self._adapter.guard or not staleness:
-            return scale
+    def _guarded(self, update: Update, staleness: float) -> float:
+        if self._adapter is None:
+            return update.rate_scale
+        reference = self._roster.reference()
+        worst = max(update.context, staleness) if self._adapter.guard else update.context
+        plain = self._adapter.rate_scale(worst, reference)
+        self._level += (plain - self._level) / (LEVEL_UPDATES * len(self._roster))
+        if not self._adapter.guard or not staleness:
+            return update.rate_scale
         decay = self._schedule.decay(self.clock)
-        return min(scale, self._adapter.rate_scale(staleness, self._roster.reference(), decay))
+        return min(update.rate_scale, self._adapter.rate_scale(staleness, reference, decay, self._level))
 
     def _end(self, attempt: Attempt) -> None:
         """Take in that the present execution of a visit is over; who still waits for it is refused."""
@@ -399,6 +409,7 @@ class ParameterServer:
             until_check=monitor.until_check if monitor is not None else math.inf,
             check_interval=monitor.interval if monitor is not None else math.inf,
             rate=1.0 if self._monitor is None else self._monitor.rate,
+            level=self._level,
             seconds_held=held,
         )
         return attempt.answer
