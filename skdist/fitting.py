@@ -173,6 +173,7 @@ def build_server(
         max_iter=settings.max_iter,
         n_learners=n_learners,
         even=not settings.fixed_shares,
+        exchange_rows=model.exchange_rows,
         collect=settings.updates,
         momentum=settings.most_momentum,
         clock=clock,

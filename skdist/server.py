@@ -61,6 +61,8 @@ class ParameterServer:
         Learners expected at the start.
     even : bool
         Whether automatic rounds of slow learners are shortened; not where shares of rows are fixed.
+    exchange_rows : int
+        Rows whose training touches as much memory as an exchange; automatic rounds are no shorter.
     collect : int
         Updates that are applied together and make one version, unless the gate decides it.
     momentum : float
@@ -95,6 +97,7 @@ class ParameterServer:
         max_iter: int = 1,
         n_learners: int = 1,
         even: bool = True,
+        exchange_rows: int = 0,
         collect: int = 1,
         momentum: float = 0.0,
         clock: float = 0.0,
@@ -116,7 +119,10 @@ class ParameterServer:
         self._began = time_source()
         # A round of one step has no volatility.
         shortest = 2 * batch_size if aggregator is not None else batch_size
-        self._roster = Roster(adapter, sizer, round_size, batch_size, shortest, n_rows, n_learners, even)
+        self._roster = Roster(
+            adapter, sizer, round_size, batch_size, shortest, n_rows, n_learners, even,
+            exchange_rows,
+        )  # fmt: skip
         self._attempts = Attempts()
         self._pending: list[Pending] = []
         self._lock = threading.Lock()

@@ -132,6 +132,8 @@ class Roster:
         Learners expected at the start.
     even : bool
         Whether the rounds of slow learners are shortened where the standard is ours to choose.
+    exchange_rows : int
+        See `skdist.control.latency.automatic_standard`.
     """
 
     def __init__(
@@ -144,8 +146,9 @@ class Roster:
         n_rows: int,
         n_learners: int,
         even: bool = True,
+        exchange_rows: int = 0,
     ) -> None:
-        self._even = even
+        self._even, self._exchange_rows = even, exchange_rows
         self._adapter, self._sizer = adapter, sizer
         self._round_size, self._batch_size, self._shortest = round_size, batch_size, shortest
         self._n_rows, self._n_learners = n_rows, n_learners
@@ -301,6 +304,7 @@ class Roster:
             self._n_rows // learners,
             self._batch_size,
             doubled=doubled,
+            exchange_rows=self._exchange_rows,
         )
 
     def _usual_seconds_per_row(self) -> float:
