@@ -119,7 +119,14 @@ class Serving:
         self._future = self.client.submit(
             ServerActor, actor=True, key=key, pure=False, workers=list(where) or None
         )
-        await settle([self._future])
+        made = asyncio.ensure_future(settle([self._future]))
+        try:
+            while not (await asyncio.wait([made], timeout=WATCH_SECONDS))[0]:
+                # Dask would wait for them for ever.
+                if where and not set(where) & set((await self._membership.look()).threads):
+                    raise ServerLostError(f"{', '.join(where)} left before the parameter server started.")
+        finally:
+            made.cancel()
         holders = await self.client.scheduler.who_has(keys=[key])
         if not holders.get(key):
             raise ServerLostError("The parameter server could not be started on any worker.")
@@ -168,6 +175,8 @@ class Serving:
             Where it is gone or does not answer.
         """
         assert self.ref is not None
+        if self.lost:  # the scheduler would try to connect for long, and complain
+            raise ServerLostError(f"The worker that held the parameter server, {self.ref.address}, left.")
         call = asyncio.ensure_future(self.ref.call_from_driver(self.client, method, *args))
         began = looked = time.monotonic()
         try:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 from distributed import Client, LocalCluster, wait
@@ -51,7 +52,7 @@ class Arena:
 
     def __init__(self) -> None:
         X, y = make_classification(
-            TRAINED + TESTED, FEATURES, n_informative=10, flip_y=0.1, class_sep=0.8, random_state=0
+            TRAINED + TESTED, FEATURES, n_informative=10, flip_y=0.02, class_sep=1.0, random_state=0
         )
         X = X.astype(np.float32)
         self.X, self.y = X[:TRAINED], y[:TRAINED]
@@ -61,6 +62,8 @@ class Arena:
         self._open()
 
     def _open(self) -> None:
+        # Else Dask closes nannies whose worker it has seen leave, although that has come back since.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"})
         self.cluster = LocalCluster(n_workers=N_WORKERS, threads_per_worker=1, dashboard_address=":0")
         self.client = Client(self.cluster, set_as_default=False)
 
