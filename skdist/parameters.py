@@ -45,6 +45,27 @@ class Pending(NamedTuple):
     epoch: int = 0
 
 
+class Stage(NamedTuple):
+    """Where parameters stand: all that their next version depends on.
+
+    Attributes
+    ----------
+    state : ndarray
+        The parameters.
+    velocity : ndarray or None
+        Of the momentum.
+    version : int
+        How often they were replaced.
+    clock : float
+        Sequential steps made.
+    """
+
+    state: np.ndarray
+    velocity: np.ndarray | None
+    version: int
+    clock: float
+
+
 class Parameters:
     """A state, its version and the sequential steps behind it.
 
@@ -88,6 +109,18 @@ class Parameters:
         self.state, self.clock, self.version = state, clock, 0
         self._aggregator, self._momentum = aggregator, momentum
         self._velocity: np.ndarray | None = None
+
+    @property
+    def stage(self) -> Stage:
+        """Where they stand."""
+        # The velocity, unlike states, is written to.
+        velocity = None if self._velocity is None else self._velocity.copy()
+        return Stage(self.state, velocity, self.version, self.clock)
+
+    def go_on(self, stage: Stage) -> None:
+        """Go on from where others stood."""
+        self.state, self.version, self.clock = stage.state, stage.version, stage.clock
+        self._velocity = None if stage.velocity is None else stage.velocity.copy()
 
     def apply(self, pending: Sequence[Pending], learners: int, share: float) -> Sequence[float]:
         """Make the next version of some updates; return the weight of each.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 
 import numpy as np
 
 from skdist.attempts import Attempt, Attempts
+from skdist.backup import Backup
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.dispatch import EPOCH_LEAD
 from skdist.control.gates import Gate
@@ -288,6 +290,61 @@ class ParameterServer:
                 self._attempts.forget(learner)
             released = self._advance(now)
         _deliver(released)
+
+    def silent(self) -> list[int]:
+        """Return the visits under way whose learner should have been heard of long ago.
+
+        A learner that has not ended its first round is not judged: nobody knows how long it takes.
+        """
+        with self._lock:
+            now = self._now()
+            return [
+                attempt.visit.number
+                for attempt in self._attempts
+                if attempt.name
+                and attempt.learner not in self._attempts.waiting
+                and self._roster.silent(attempt.learner, now)
+            ]
+
+    def back_up(self, visits: Collection[int], newest: int, rounds: int) -> Backup:
+        """Return what another server needs to go on from here.
+
+        Parameters
+        ----------
+        visits : collection of int
+            Those of which the driver wants to know the rows that are applied.
+        newest : int
+            The newest visit that it knows of: one that began since is part of the answer, too.
+        rounds : int
+            How many of the journal's rounds it has.
+        """
+        with self._lock:
+            offsets = self._attempts.offsets(visits, newest)
+            for item in self._pending:
+                number, start = item.update.visit, item.update.start
+                offsets[number] = min(offsets.get(number, start), start)
+            return Backup(
+                stage=self._parameters.stage,
+                monitor=copy.copy(self._monitor),
+                sums=self._journal.sums(),
+                rounds=self._journal.rounds[rounds:],
+                newest_epoch=self._newest_epoch,
+                last_epoch=self._last_epoch,
+                converged=self._converged,
+                seconds=self.seconds(),
+                offsets=offsets,
+            )
+
+    def go_on(self, backup: Backup) -> None:
+        """Go on where another server stopped, with visits of new numbers."""
+        assert backup.stage is not None
+        with self._lock:
+            self._parameters.go_on(backup.stage)
+            self._journal.go_on(backup.sums)
+            self._monitor = copy.copy(backup.monitor)
+            self._newest_epoch, self._last_epoch = backup.newest_epoch, backup.last_epoch
+            self._converged = backup.converged
+            self._began = self._now() - backup.seconds
 
     def finish(self) -> Outcome:
         """Apply what is pending and return the outcome."""

@@ -14,6 +14,11 @@ from skdist.messages import Link
 #: A learner that was heard of within this time, in seconds, counts as at work between two visits.
 PAUSE_SECONDS = 1.0
 
+#: A learner that has not been heard of for this long, in seconds, and for `SILENT_ROUNDS` times what its
+#: round should take, is silent.
+SILENT_SECONDS = 5.0
+SILENT_ROUNDS = 10
+
 
 @dataclass
 class Member:
@@ -212,6 +217,14 @@ class Roster:
         member.visits -= 1
         if not member.visits:
             heappush(self._pauses, (member.seen + self._pause(member), name))
+
+    def silent(self, name: str, now: float) -> bool:
+        """Return whether a learner in a visit should have been heard of long ago."""
+        member = self._members[name]
+        if not member.seconds_per_row:
+            return False
+        usual = member.round_size * member.seconds_per_row + member.seconds_exchange
+        return now - member.seen > max(SILENT_SECONDS, SILENT_ROUNDS * usual)
 
     def reference(self) -> float:
         """Return the reference staleness R, in versions."""
