@@ -13,8 +13,9 @@ from typing import Any
 from distributed import Client
 from distributed.client import FutureCancelledError
 
+from skdist.checkpoint import Checkpoint
 from skdist.cluster.membership import Membership
-from skdist.cluster.partitions import Partitions
+from skdist.cluster.partitions import PERSIST_AGAIN, Partitions
 from skdist.cluster.plugin import LearnerPlugin
 from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, Serving
 from skdist.cluster.source import Source
@@ -39,6 +40,7 @@ def train_on_cluster(
     settings: FitSettings,
     observers: Observers | None = None,
     validation: Source | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> FitResult:
     """Train one model on the workers of a client.
 
@@ -56,6 +58,8 @@ def train_on_cluster(
         Those who look at the model at the end of each epoch.
     validation : Source, optional
         Validation rows; None holds rows out where ``settings.hold_out`` says so.
+    checkpoint : Checkpoint, optional
+        Says where to begin, and is written regularly.
 
     Raises
     ------
@@ -64,7 +68,7 @@ def train_on_cluster(
     ValueError
         For bad data; the message names the partition.
     """
-    fit = ClusterFit(client, source, plan, settings, observers, validation)
+    fit = ClusterFit(client, source, plan, settings, observers, validation, checkpoint)
     try:
         result: FitResult = client.sync(fit.run)
     except KeyboardInterrupt:
@@ -79,7 +83,7 @@ class ClusterFit:
 
     Parameters
     ----------
-    client, source, plan, settings, observers, validation
+    client, source, plan, settings, observers, validation, checkpoint
         As in `train_on_cluster`.
 
     Attributes
@@ -96,6 +100,7 @@ class ClusterFit:
         settings: FitSettings,
         observers: Observers | None = None,
         validation: Source | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.client, self.plan, self.settings = client, plan, settings
         self.observers = observers if observers is not None else Observers()
@@ -109,7 +114,8 @@ class ClusterFit:
             token = f"{self._token}-validation"
             self._validated = Partitions(client, validation, token, numbers, ALL_ROWS, "Validation partition")
         self._membership = Membership(client)
-        self._serving = Serving(client, self._membership, self.name, self._token)
+        self._checkpoint = checkpoint
+        self._serving = Serving(client, self._membership, self.name, self._token, checkpoint is not None)
         self._visits: Visits | None = None
         self._training: Training | None = None
         self._starting: list[asyncio.Future[None]] = []
@@ -124,7 +130,7 @@ class ClusterFit:
         except FutureCancelledError as error:
             raise DataLostError(
                 f"Partitions were lost with a worker or cancelled and cannot be made again ({error}). "
-                "Persist the collection again, or pass a lazy one, whose partitions Dask can load again."
+                + PERSIST_AGAIN
             ) from error
         finally:
             try:
@@ -151,6 +157,8 @@ class ClusterFit:
         model, state, clock = self.plan.build(summaries, validation)
         rows = [summary.moments.rows for summary in summaries]
         n_learners = sum(present.threads.values())
+        if self._checkpoint is not None:
+            self._checkpoint.begin(model, self.plan.classes, rows, self.settings.max_iter)
         begin = model, self.plan.classes, self.settings, state, sum(rows), n_learners, clock
         dispatcher = build_dispatcher(
             self.settings,
@@ -176,6 +184,7 @@ class ClusterFit:
             plugin_name=self.name,
             present=present,
             together=self.settings.mode == "sync",
+            checkpoint=self._checkpoint,
         )
         outcome = await self._training.run(*begin)
         result = conclude(outcome, self._history, dispatcher.last_epoch + 1)

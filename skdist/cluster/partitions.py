@@ -10,9 +10,8 @@ from typing import Any
 
 import dask
 import numpy as np
-from distributed import Client, futures_of
+from distributed import Client
 from distributed.client import FutureCancelledError
-from distributed.utils import CancelledError
 
 from skdist.cluster import tasks
 from skdist.cluster.actor import ServerRef
@@ -25,8 +24,11 @@ from skdist.preparation import Summary
 #: Collections that fill more of the cluster's memory are streamed: loaded, visited and let go.
 HELD_SHARE = 0.5
 
-#: How often partitions are measured, at most, where workers are restarted meanwhile.
+#: How often partitions are measured, and how often one is made again, before it counts as lost for good.
 MOST_TRIES = 3
+
+#: Part of the error then.
+PERSIST_AGAIN = "Persist the collection again, or pass a lazy one, whose partitions Dask can load again."
 
 #: Of tasks that score: before visits that wait, which would only train on.
 LOOK_PRIORITY = 1
@@ -71,6 +73,7 @@ class Partitions:
         self._kind = tasks.Kind(name, regression, hold_out)
         self.blocks: list[Any] = []
         self._passing: list[Any] = []  # needed until all is measured
+        self._tries: dict[int, int] = {}  # to make a partition again
         self._generation = 0  # part of the keys: Dask may still know what was lost
         self._loaders: dict[str, asyncio.Semaphore] = {}  # by worker: threads that may load
 
@@ -95,7 +98,6 @@ class Partitions:
             # The workers were restarted, or what was sent was lost with one: what is not lost for good comes
             # again.
             self.release()
-            self.check_source()
             self._generation += 1
         return await self._measure(workers, memory)
 
@@ -147,6 +149,7 @@ class Partitions:
         """
         if self.streamed or not workers:
             return {}
+        self._tries = {n: count for n, count in self._tries.items() if self.blocks[n].status != "finished"}
         lost = [n for n, block in enumerate(self.blocks) if block.status in ("cancelled", "lost")]
         if silent:
             held = await self.client.scheduler.who_has(keys=[block.key for block in self.blocks])
@@ -156,8 +159,13 @@ class Partitions:
             ]  # fmt: skip
         if not lost:
             return {}
-        self.check_source()
         self._generation += 1
+        for number in lost:
+            self._tries[number] = self._tries.get(number, 0) + 1
+            if self._tries[number] > MOST_TRIES:
+                raise DataLostError(
+                    f"{self.name} {number} was lost and cannot be made again. {PERSIST_AGAIN}"
+                )
         homes = {number: workers[place % len(workers)] for place, number in enumerate(lost)}
         for number, home in homes.items():
             old, self.blocks[number] = self.blocks[number], await self._make_again(number, home)
@@ -175,17 +183,6 @@ class Partitions:
         made = self.client.submit(tasks.prepare_slice, self._kind, number, sent, key=key, pure=False, **where)
         made.add_done_callback(lambda _: sent.release())
         return made
-
-    def check_source(self) -> None:
-        """Raise where what the rows come from is lost for good."""
-        try:
-            if self.source.lazy:
-                futures_of(list(self.source.parts), client=self.client)
-        except CancelledError as error:
-            raise DataLostError(
-                f"Partitions were lost with a worker or cancelled and cannot be made again ({error}). "
-                "Persist the collection again, or pass a lazy one, whose partitions Dask can load again."
-            ) from error
 
     def _key(self, number: int) -> tuple[str, int]:
         again = f"-{self._generation}" if self._generation else ""

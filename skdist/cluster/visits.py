@@ -11,6 +11,7 @@ from typing import Any
 from distributed import Client, KilledWorker
 from distributed.client import FutureCancelledError
 
+from skdist.checkpoint import Reached
 from skdist.cluster import tasks
 from skdist.cluster.fetch import fetch
 from skdist.cluster.membership import Present
@@ -27,6 +28,9 @@ logger = logging.getLogger("skdist")
 
 #: Where visits get lost and none has ended for so long, in seconds, the fit fails.
 FAILING_SECONDS = 60.0
+
+#: After a visit that got lost nothing is done for so long, in seconds: the next would, too.
+LOST_SECONDS = 0.1
 
 Landing = asyncio.Task[VisitReport | None]
 
@@ -120,8 +124,8 @@ class Visits:
                         f"No visit has ended for {FAILING_SECONDS:g} s, and visit {number} got lost, too. "
                         "See the logs of the workers: can they reach each other?"
                     )
-                self._partitions.check_source()
                 await self._give_back(task, number, await self._serving.call("retire", number))
+                await asyncio.sleep(LOST_SECONDS)
             else:
                 del self.flying[task]
                 self._landed = time.monotonic()
@@ -201,6 +205,12 @@ class Visits:
         """Take in what a new backup holds."""
         self._history.rounds.extend(kept.backup.rounds)
         self._ledger.settle(self._serving.kept[0].backup.offsets)
+
+    def reached(self, kept: KeptBackup) -> Reached:
+        """Return how far the fit is with the latest backup."""
+        dispatcher = self._dispatcher
+        todo = self._ledger.todo(dispatcher, kept.backup.offsets)
+        return Reached(kept.backup, dispatcher.opened, dispatcher.complete, todo)
 
     async def rewind(self, kept: KeptBackup | None, last_epoch: int) -> None:
         """Go back to a backup, or to the begin: what came after it is trained again.
