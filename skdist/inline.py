@@ -97,6 +97,10 @@ def train_inline(
 
     watch = Watch(observers, dispatcher, waits=settings.mode == "sync")
 
+    def over() -> bool:
+        with deciding:
+            return dispatcher.done
+
     def ordered() -> list[tuple[str, Visit]]:
         with deciding:
             return dispatcher.orders()
@@ -118,7 +122,7 @@ def train_inline(
 
     with checkpoint.regularly(reached, rows) if checkpoint is not None else nullcontext():
         if n_threads == 1:
-            while not dispatcher.done:
+            while not over():
                 for name, order in ordered():
                     done(visit(name, order))
                     watch.look(server)
@@ -129,7 +133,7 @@ def train_inline(
             ):
                 running: set[Future[VisitReport]] = set()
                 try:
-                    while not dispatcher.done or watch.looks:
+                    while not over() or watch.looks:
                         if not watch.holds:
                             running |= {pool.submit(visit, name, order) for name, order in ordered()}
                         wait([*running, *watch.looks], return_when=FIRST_COMPLETED)

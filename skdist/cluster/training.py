@@ -165,6 +165,7 @@ class Training:
             await self._move()
         await self._mend()
         await self._visits.follow(self.present)
+        await self._visits.listen()
         if self._progress.wanted:
             epoch, loss, rows = await self._serving.call("progress")
             self._progress.show(epoch, loss, rows, len(self.present.threads))

@@ -141,7 +141,10 @@ class Visits:
         for name, count in threads.items():
             self._dispatcher.add_worker(name, count)
             self._partitions.add_worker(name, count)
-        if len(threads) > 1:
+
+    async def listen(self) -> None:
+        """Take visits that are silent off their workers, where others can go on with them."""
+        if len(self._dispatcher.workers) > 1 and self.flying:
             for number in await self._serving.call("silent"):
                 await self._give_up_on(number)
 
