@@ -27,6 +27,9 @@ HELD_SHARE = 0.5
 #: How often partitions are measured, and how often one is made again, before it counts as lost for good.
 MOST_TRIES = 3
 
+#: A partition is sent to a worker within so many seconds, or to another one.
+SENDING_SECONDS = 30.0
+
 #: Part of the error then.
 PERSIST_AGAIN = "Persist the collection again, or pass a lazy one, whose partitions Dask can load again."
 
@@ -124,56 +127,75 @@ class Partitions:
         _release(self._passing)
         return [found[number] for number in range(len(self.blocks))]
 
-    async def mend(self, workers: Sequence[str], silent: Collection[str] = ()) -> dict[int, str]:
-        """Make partitions again that are lost, or that only workers hold which are silent.
+    async def lost(self, silent: Collection[str] = ()) -> list[int]:
+        """Return the partitions that are lost, or that only workers hold which are silent.
 
         Dask makes again what it can; it has forgotten what was sent from the driver, and all that was there
         when the workers were restarted.
 
         Parameters
         ----------
-        workers : sequence of str
-            Who may hold them now.
         silent : collection of str
             Workers that nothing can be fetched from.
+        """
+        if self.streamed:
+            return []
+        self._tries = {n: count for n, count in self._tries.items() if self.blocks[n].status != "finished"}
+        found = [n for n, block in enumerate(self.blocks) if block.status in ("cancelled", "lost")]
+        if silent:
+            held = await self.client.scheduler.who_has(keys=[block.key for block in self.blocks])
+            found += [
+                n for n, block in enumerate(self.blocks)
+                if n not in found and held.get(block.key) and set(held[block.key]) <= set(silent)
+            ]  # fmt: skip
+        return found
+
+    async def make_again(self, numbers: Sequence[int], workers: Sequence[str]) -> dict[int, str]:
+        """Make partitions again that are lost.
+
+        Parameters
+        ----------
+        numbers : sequence of int
+            Which; no visit waits for them.
+        workers : sequence of str
+            Who may hold them now.
 
         Returns
         -------
         dict of int to str
-            The worker that each partition which was made again goes to.
+            The worker that each goes to.
 
         Raises
         ------
         DataLostError
             Where they come from persisted data that is gone.
         """
-        if self.streamed or not workers:
+        if not numbers or not workers:
             return {}
-        self._tries = {n: count for n, count in self._tries.items() if self.blocks[n].status != "finished"}
-        lost = [n for n, block in enumerate(self.blocks) if block.status in ("cancelled", "lost")]
-        if silent:
-            held = await self.client.scheduler.who_has(keys=[block.key for block in self.blocks])
-            lost += [
-                n for n, block in enumerate(self.blocks)
-                if n not in lost and held.get(block.key) and set(held[block.key]) <= set(silent)
-            ]  # fmt: skip
-        if not lost:
-            return {}
-        self._generation += 1
-        for number in lost:
+        for number in numbers:
             self._tries[number] = self._tries.get(number, 0) + 1
             if self._tries[number] > MOST_TRIES:
                 raise DataLostError(
                     f"{self.name} {number} was lost and cannot be made again. {PERSIST_AGAIN}"
                 )
-        homes = {number: workers[place % len(workers)] for place, number in enumerate(lost)}
-        for number, home in homes.items():
-            old, self.blocks[number] = self.blocks[number], await self._make_again(number, home)
-            old.release()
-        logger.info("%d of %d partitions are made again.", len(lost), len(self.blocks))
+        # Dask must forget what leads to them, or it does that again where it did it before.
+        await self.client.cancel([self.blocks[number] for number in numbers], force=True)
+        self._generation += 1
+        homes: dict[int, str] = {}
+        for place, number in enumerate(numbers):
+            home = workers[place % len(workers)]
+            try:
+                made = await asyncio.wait_for(self._make_again(number, home), SENDING_SECONDS)
+            except (FutureCancelledError, KeyError, OSError) as error:  # its new worker is gone, too
+                logger.info("%s %d is not on %s yet: %r.", self.name, number, home, error)
+            else:
+                self.blocks[number].release()
+                self.blocks[number], homes[number] = made, home
+        logger.info("%d of %d partitions are made again.", len(homes), len(self.blocks))
         return homes
 
     async def _make_again(self, number: int, home: str) -> Any:
+        """Return the future of a partition that is made once more."""
         where: dict[str, Any] = {"workers": [home], "allow_other_workers": True}
         part, key = self.source.parts[number], self._key(number)
         if self.source.lazy:

@@ -171,10 +171,12 @@ class Training:
             self._progress.show(epoch, loss, rows, len(self.present.threads))
 
     async def _mend(self) -> None:
-        homes = await self._partitions.mend(list(self.present.threads), self.present.silent)
-        self._dispatcher.homes.update(homes)
+        workers, silent = list(self.present.threads), self.present.silent
+        if lost := await self._partitions.lost(silent):
+            await self._visits.withdraw(lost)
+            self._dispatcher.homes.update(await self._partitions.make_again(lost, workers))
         if self._validated is not self._partitions:
-            await self._validated.mend(list(self.present.threads), self.present.silent)
+            await self._validated.make_again(await self._validated.lost(silent), workers)
 
     async def _move(self) -> None:
         """Let another server take over what the present one has, before its worker retires."""

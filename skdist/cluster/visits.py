@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from typing import Any
 
 from distributed import Client, KilledWorker
@@ -148,18 +148,30 @@ class Visits:
             for number in await self._serving.call("silent"):
                 await self._give_up_on(number)
 
+    async def withdraw(self, partitions: Collection[int]) -> None:
+        """Take off the visits of partitions that are lost: they may wait for them for ever."""
+        await self._retire(
+            {
+                number
+                for number, (visit, _) in self._dispatcher.in_flight.items()
+                if any(segment.partition in partitions for segment in visit.segments)
+            }
+        )
+
+    async def _retire(self, numbers: Collection[int]) -> None:
+        for task, number in list(self.flying.items()):
+            if number in numbers and not task.done():
+                offset = await self._serving.call("retire", number)
+                if not task.done():  # it may have come to its end in between
+                    await self._give_back(task, number, offset)
+
     def _is_stuck(self, worker: str) -> bool:
         self._stuck = {task: name for task, name in self._stuck.items() if not task.done()}
         return worker in self._stuck.values()
 
     async def _take_off(self, worker: str) -> None:
         """Put the rest of the visits of a worker back, exactly."""
-        gone = {number for number, (_, name) in self._dispatcher.in_flight.items() if name == worker}
-        for task, number in list(self.flying.items()):
-            if number in gone and not task.done():
-                offset = await self._serving.call("retire", number)
-                if not task.done():  # it may have come to its end in between
-                    await self._give_back(task, number, offset)
+        await self._retire({n for n, (_, name) in self._dispatcher.in_flight.items() if name == worker})
 
     async def _give_up_on(self, number: int) -> None:
         """Take a silent visit off its worker, which gets no other one until it has ended."""
