@@ -21,7 +21,7 @@ from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, Serving
 from skdist.cluster.source import Source
 from skdist.cluster.training import Training
 from skdist.cluster.visits import Visits
-from skdist.exceptions import DataLostError, ServerLostError
+from skdist.exceptions import DataLostError, ServerLostError, SkdistError
 from skdist.fitting import FitResult, FitSettings, Progress, build_dispatcher, conclude
 from skdist.history import History
 from skdist.models.validation import ALL_ROWS
@@ -128,10 +128,15 @@ class ClusterFit:
         try:
             return await self._run()
         except FutureCancelledError as error:
+            await self._membership.look()  # if the scheduler is gone, that is the error
             raise DataLostError(
                 f"Partitions were lost with a worker or cancelled and cannot be made again ({error}). "
                 + PERSIST_AGAIN
             ) from error
+        except OSError as error:
+            if not isinstance(error, SkdistError):
+                await self._membership.look()
+            raise
         finally:
             try:
                 await asyncio.wait_for(asyncio.shield(self._clean_up()), CLEANUP_SECONDS)
