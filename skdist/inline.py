@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 
+from skdist.checkpoint import Checkpoint, Reached
 from skdist.control.dispatch import MOST_EPOCHS
+from skdist.control.ledger import Ledger
 from skdist.fitting import (
     FitResult,
     FitSettings,
@@ -38,6 +42,7 @@ def train_inline(
     n_threads: int = 1,
     clock: float = 0.0,
     observers: Observers | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> FitResult:
     """Train on partitions in memory with ``n_threads`` learners.
 
@@ -59,9 +64,13 @@ def train_inline(
         Steps made by earlier fits.
     observers : Observers, optional
         Those who look at the model at the end of each epoch.
+    checkpoint : Checkpoint, optional
+        Says where to begin, and is written regularly.
     """
     rows = [partition.n_rows for partition in partitions]
-    server = build_server(model, settings, state, sum(rows), n_threads, clock)
+    start = checkpoint.start if checkpoint is not None else None
+    backup = start.backup if start is not None else None
+    server = build_server(model, settings, state, sum(rows), n_threads, clock, backup=backup)
     progress = Progress(settings.verbose)
     observers = observers if observers is not None else Observers()
     unwatched = n_threads == 1 and not observers and not progress.wanted
@@ -74,7 +83,11 @@ def train_inline(
         seconds_per_row=1e-7,
         span=MOST_EPOCHS if unwatched else 1,
     )
-    history = History()
+    if start is not None:
+        dispatcher.end_after(start.backup.last_epoch)
+        dispatcher.go_on(start.opened, start.todo)
+    history, ledger = History(), Ledger()
+    deciding = threading.Lock()  # a checkpoint looks at the dispatcher from another thread
     learners = {name: build_learner(settings, name, "inline") for name in names}
     for name in names:
         dispatcher.add_worker(name, 1)
@@ -84,39 +97,59 @@ def train_inline(
 
     watch = Watch(observers, dispatcher, waits=settings.mode == "sync")
 
+    def over() -> bool:
+        with deciding:
+            return dispatcher.done
+
+    def ordered() -> list[tuple[str, Visit]]:
+        with deciding:
+            return dispatcher.orders()
+
     def done(report: VisitReport) -> None:
-        take_in(history, dispatcher, report, server.seconds())
+        with deciding:
+            take_in(history, dispatcher, report, server.seconds())
+            if checkpoint is not None:
+                ledger.ended(report.visit, report.worker, report.offset)
         if progress.wanted:
             progress.show(*server.progress())
 
-    if n_threads == 1:
-        while not dispatcher.done:
-            for name, order in dispatcher.orders():
-                done(visit(name, order))
-                watch.look(server)
-    else:
-        with (
-            ThreadPoolExecutor(n_threads, thread_name_prefix="skdist") as pool,
-            ThreadPoolExecutor(1, thread_name_prefix="skdist-look") as looker,
-        ):
-            running: set[Future[VisitReport]] = set()
-            try:
-                while not dispatcher.done or watch.looks:
-                    if not watch.holds:
-                        running |= {pool.submit(visit, name, order) for name, order in dispatcher.orders()}
-                    wait([*running, *watch.looks], return_when=FIRST_COMPLETED)
-                    finished = {future for future in running if future.done()}
-                    running -= finished
-                    for future in finished:
-                        done(future.result())
-                    for epoch in watch.due():
-                        watch.looks.append(looker.submit(observers.show, server.snapshot(epoch)))
-                    if watch.settle():
-                        dispatcher.end_after(server.stop())
-            except BaseException:
-                server.abort()  # so that the other threads end with their round, and nobody waits
-                raise
-    return conclude(server.finish(), history, dispatcher.last_epoch + 1)
+    def reached() -> Reached:
+        with deciding:
+            backup = server.back_up(ledger.asked(dispatcher), dispatcher.newest, sys.maxsize)
+            ledger.settle(backup.offsets)
+            todo = ledger.todo(dispatcher, backup.offsets)
+            return Reached(backup, dispatcher.opened, dispatcher.complete, todo)
+
+    with checkpoint.regularly(reached, rows) if checkpoint is not None else nullcontext():
+        if n_threads == 1:
+            while not over():
+                for name, order in ordered():
+                    done(visit(name, order))
+                    watch.look(server)
+        else:
+            with (
+                ThreadPoolExecutor(n_threads, thread_name_prefix="skdist") as pool,
+                ThreadPoolExecutor(1, thread_name_prefix="skdist-look") as looker,
+            ):
+                running: set[Future[VisitReport]] = set()
+                try:
+                    while not over() or watch.looks:
+                        if not watch.holds:
+                            running |= {pool.submit(visit, name, order) for name, order in ordered()}
+                        wait([*running, *watch.looks], return_when=FIRST_COMPLETED)
+                        finished = {future for future in running if future.done()}
+                        running -= finished
+                        for future in finished:
+                            done(future.result())
+                        for epoch in watch.due():
+                            watch.looks.append(looker.submit(observers.show, server.snapshot(epoch)))
+                        if watch.settle():
+                            dispatcher.end_after(server.stop())
+                except BaseException:
+                    server.abort()  # so that the other threads end with their round, and nobody waits
+                    raise
+        outcome = server.finish()
+    return conclude(outcome, history, dispatcher.last_epoch + 1)
 
 
 def _run(server: ParameterServer, loop: VisitLoop, learner: Learner, answer: Answer) -> tuple[int, Answer]:

@@ -341,7 +341,8 @@ class ParameterServer:
         with self._lock:
             self._parameters.go_on(backup.stage)
             self._journal.go_on(backup.sums)
-            self._monitor = copy.copy(backup.monitor)
+            if self._monitor is not None and backup.monitor is not None:
+                self._monitor.go_on(backup.monitor)
             self._newest_epoch, self._last_epoch = backup.newest_epoch, backup.last_epoch
             self._converged = backup.converged
             self._began = self._now() - backup.seconds

@@ -13,14 +13,15 @@ from typing import Any
 from distributed import Client
 from distributed.client import FutureCancelledError
 
+from skdist.checkpoint import Checkpoint
 from skdist.cluster.membership import Membership
-from skdist.cluster.partitions import Partitions
+from skdist.cluster.partitions import PERSIST_AGAIN, Partitions
 from skdist.cluster.plugin import LearnerPlugin
 from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, Serving
 from skdist.cluster.source import Source
 from skdist.cluster.training import Training
 from skdist.cluster.visits import Visits
-from skdist.exceptions import DataLostError, ServerLostError, UnknownLabelsError
+from skdist.exceptions import DataLostError, ServerLostError, SkdistError, UnknownLabelsError
 from skdist.fitting import FitResult, FitSettings, Progress, build_dispatcher, conclude
 from skdist.history import History
 from skdist.models.validation import ALL_ROWS
@@ -39,6 +40,7 @@ def train_on_cluster(
     settings: FitSettings,
     observers: Observers | None = None,
     validation: Source | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> FitResult:
     """Train one model on the workers of a client.
 
@@ -56,6 +58,8 @@ def train_on_cluster(
         Those who look at the model at the end of each epoch.
     validation : Source, optional
         Validation rows; None holds rows out where ``settings.hold_out`` says so.
+    checkpoint : Checkpoint, optional
+        Says where to begin, and is written regularly.
 
     Raises
     ------
@@ -64,7 +68,7 @@ def train_on_cluster(
     ValueError
         For bad data; the message names the partition.
     """
-    fit = ClusterFit(client, source, plan, settings, observers, validation, samples=plan.samples)
+    fit = ClusterFit(client, source, plan, settings, observers, validation, checkpoint, plan.samples)
     try:
         result: FitResult = client.sync(fit.run)
     except KeyboardInterrupt:
@@ -77,7 +81,7 @@ def train_on_cluster(
         logger.info(
             "%s They were not in the sample: all partitions are measured, and training begins anew.", error
         )
-        fit = ClusterFit(client, source, plan, settings, observers, validation)
+        fit = ClusterFit(client, source, plan, settings, observers, validation, checkpoint)
         result = client.sync(fit.run)
     return result
 
@@ -87,7 +91,7 @@ class ClusterFit:
 
     Parameters
     ----------
-    client, source, plan, settings, observers, validation
+    client, source, plan, settings, observers, validation, checkpoint
         As in `train_on_cluster`.
     samples : bool
         Whether some partitions may stand for all, where each has to be loaded to be measured.
@@ -106,6 +110,7 @@ class ClusterFit:
         settings: FitSettings,
         observers: Observers | None = None,
         validation: Source | None = None,
+        checkpoint: Checkpoint | None = None,
         samples: bool = False,
     ) -> None:
         self.client, self.plan, self.settings = client, plan, settings
@@ -122,7 +127,8 @@ class ClusterFit:
             token = f"{self._token}-validation"
             self._validated = Partitions(client, validation, token, numbers, ALL_ROWS, "Validation partition")
         self._membership = Membership(client)
-        self._serving = Serving(client, self._membership, self.name, self._token)
+        self._checkpoint = checkpoint
+        self._serving = Serving(client, self._membership, self.name, self._token, checkpoint is not None)
         self._visits: Visits | None = None
         self._training: Training | None = None
         self._starting: list[asyncio.Future[None]] = []
@@ -140,10 +146,15 @@ class ClusterFit:
         try:
             return await self._run()
         except FutureCancelledError as error:
+            await self._membership.look()  # if the scheduler is gone, that is the error
             raise DataLostError(
                 f"Partitions were lost with a worker or cancelled and cannot be made again ({error}). "
-                "Persist the collection again, or pass a lazy one, whose partitions Dask can load again."
+                + PERSIST_AGAIN
             ) from error
+        except OSError as error:
+            if not isinstance(error, SkdistError):
+                await self._membership.look()
+            raise
         finally:
             try:
                 await asyncio.wait_for(asyncio.shield(self._clean_up()), CLEANUP_SECONDS)
@@ -169,6 +180,8 @@ class ClusterFit:
         model, state, clock = self.plan.build(summaries, validation)
         rows = [summary.rows for summary in summaries]
         n_learners = sum(present.threads.values())
+        if self._checkpoint is not None:
+            self._checkpoint.begin(model, self.plan.classes, rows, self.settings.max_iter)
         begin = model, self.plan.classes, self.settings, state, sum(rows), n_learners, clock
         dispatcher = build_dispatcher(
             self.settings,
@@ -194,6 +207,7 @@ class ClusterFit:
             plugin_name=self.name,
             present=present,
             together=self.settings.mode == "sync",
+            checkpoint=self._checkpoint,
         )
         outcome = await self._training.run(*begin)
         result = conclude(outcome, self._history, dispatcher.last_epoch + 1)

@@ -10,9 +10,8 @@ from typing import Any
 
 import dask
 import numpy as np
-from distributed import Client, futures_of
+from distributed import Client
 from distributed.client import FutureCancelledError
-from distributed.utils import CancelledError
 
 from skdist.cluster import tasks
 from skdist.cluster.actor import ServerRef
@@ -28,8 +27,17 @@ HELD_SHARE = 0.5
 #: Of the partitions that are streamed, one of so many is measured, but at least and at most so many.
 SAMPLE_RATIO, LEAST_SAMPLE, MOST_SAMPLE = 16, 2, 8
 
-#: How often partitions are measured, at most, where workers are restarted meanwhile.
+#: How often partitions are measured, and how often one is made again, before it counts as lost for good.
 MOST_TRIES = 3
+
+#: Of futures, the worst first.
+STATUSES = ("cancelled", "error", "lost", "pending", "finished")
+
+#: A partition is sent to a worker within so many seconds, or to another one.
+SENDING_SECONDS = 30.0
+
+#: Part of the error then.
+PERSIST_AGAIN = "Persist the collection again, or pass a lazy one, whose partitions Dask can load again."
 
 #: Of tasks that score: before visits that wait, which would only train on.
 LOOK_PRIORITY = 1
@@ -81,6 +89,7 @@ class Partitions:
         self._samples = samples and source.lengths is not None
         self.blocks: list[Any] = []
         self._passing: list[Any] = []  # needed until all is measured
+        self._tries: dict[int, int] = {}  # to make a partition again
         self._generation = 0  # part of the keys: Dask may still know what was lost
         self._loaders: dict[str, asyncio.Semaphore] = {}  # by worker: threads that may load
 
@@ -105,7 +114,6 @@ class Partitions:
             # The workers were restarted, or what was sent was lost with one: what is not lost for good comes
             # again.
             self.release()
-            self.check_source()
             self._generation += 1
         return await self._measure(workers, memory)
 
@@ -143,50 +151,77 @@ class Partitions:
         nbytes = other.nbytes * rows // max(other.rows, 1)
         return Summary(rows, None, None, other.dtype, nbytes)
 
-    async def mend(self, workers: Sequence[str], silent: Collection[str] = ()) -> dict[int, str]:
-        """Make partitions again that are lost, or that only workers hold which are silent.
+    async def lost(self, silent: Collection[str] = ()) -> list[int]:
+        """Return the partitions that are lost, or that only workers hold which are silent.
 
         Dask makes again what it can; it has forgotten what was sent from the driver, and all that was there
         when the workers were restarted.
 
         Parameters
         ----------
-        workers : sequence of str
-            Who may hold them now.
         silent : collection of str
             Workers that nothing can be fetched from.
+        """
+        if self.streamed:
+            return []
+        self._tries = {n: count for n, count in self._tries.items() if self.blocks[n].status != "finished"}
+        # What is the user's own and lost with a worker, Dask makes again by itself.
+        gone = ("cancelled",) if self.source.held else ("cancelled", "lost")
+        found = [n for n, block in enumerate(self.blocks) if block.status in gone]
+        if silent and not self.source.held:
+            held = await self.client.scheduler.who_has(keys=[block.key for block in self.blocks])
+            found += [
+                n for n, block in enumerate(self.blocks)
+                if n not in found and held.get(block.key) and set(held[block.key]) <= set(silent)
+            ]  # fmt: skip
+        return found
+
+    async def make_again(self, numbers: Sequence[int], workers: Sequence[str]) -> dict[int, str]:
+        """Make partitions again that are lost.
+
+        Parameters
+        ----------
+        numbers : sequence of int
+            Which; no visit waits for them.
+        workers : sequence of str
+            Who may hold them now.
 
         Returns
         -------
         dict of int to str
-            The worker that each partition which was made again goes to.
+            The worker that each goes to.
 
         Raises
         ------
         DataLostError
             Where they come from persisted data that is gone.
         """
-        if self.streamed or not workers:
+        if not numbers or not workers:
             return {}
-        lost = [n for n, block in enumerate(self.blocks) if block.status in ("cancelled", "lost")]
-        if silent:
-            held = await self.client.scheduler.who_has(keys=[block.key for block in self.blocks])
-            lost += [
-                n for n, block in enumerate(self.blocks)
-                if n not in lost and held.get(block.key) and set(held[block.key]) <= set(silent)
-            ]  # fmt: skip
-        if not lost:
-            return {}
-        self.check_source()
+        for number in numbers:
+            self._tries[number] = self._tries.get(number, 0) + 1
+            if self.source.held or self._tries[number] > MOST_TRIES:
+                raise DataLostError(
+                    f"{self.name} {number} was lost and cannot be made again. {PERSIST_AGAIN}"
+                )
+        # Dask must forget what leads to them, or it does that again where it did it before.
+        await self.client.cancel([self.blocks[number] for number in numbers], force=True)
         self._generation += 1
-        homes = {number: workers[place % len(workers)] for place, number in enumerate(lost)}
-        for number, home in homes.items():
-            old, self.blocks[number] = self.blocks[number], await self._make_again(number, home)
-            old.release()
-        logger.info("%d of %d partitions are made again.", len(lost), len(self.blocks))
+        homes: dict[int, str] = {}
+        for place, number in enumerate(numbers):
+            home = workers[place % len(workers)]
+            try:
+                made = await asyncio.wait_for(self._make_again(number, home), SENDING_SECONDS)
+            except (FutureCancelledError, KeyError, OSError) as error:  # its new worker is gone, too
+                logger.info("%s %d is not on %s yet: %r.", self.name, number, home, error)
+            else:
+                self.blocks[number].release()
+                self.blocks[number], homes[number] = made, home
+        logger.info("%d of %d partitions are made again.", len(homes), len(self.blocks))
         return homes
 
     async def _make_again(self, number: int, home: str) -> Any:
+        """Return the future of a partition that is made once more."""
         where: dict[str, Any] = {"workers": [home], "allow_other_workers": True}
         part, key = self.source.parts[number], self._key(number)
         if self.source.lazy:
@@ -196,17 +231,6 @@ class Partitions:
         made = self.client.submit(tasks.prepare_slice, self.kind, number, sent, key=key, pure=False, **where)
         made.add_done_callback(lambda _: sent.release())
         return made
-
-    def check_source(self) -> None:
-        """Raise where what the rows come from is lost for good."""
-        try:
-            if self.source.lazy:
-                futures_of(list(self.source.parts), client=self.client)
-        except CancelledError as error:
-            raise DataLostError(
-                f"Partitions were lost with a worker or cancelled and cannot be made again ({error}). "
-                "Persist the collection again, or pass a lazy one, whose partitions Dask can load again."
-            ) from error
 
     def _key(self, number: int) -> tuple[str, int]:
         again = f"-{self._generation}" if self._generation else ""
@@ -368,8 +392,9 @@ class Held:
 
     @property
     def status(self) -> str:
-        """The first status that is not 'finished'."""
-        return next((f.status for f in self.futures if f.status != "finished"), "finished")
+        """The worst status of the futures."""
+        statuses: list[str] = [future.status for future in self.futures]
+        return min(statuses, key=STATUSES.index)
 
 
 def _argument(block: Any) -> Any:

@@ -134,7 +134,7 @@ class Serving:
 
     async def begin(
         self, model: Any, classes: Any, settings: Any, state: np.ndarray, n_rows: int, n_learners: int,
-        clock: float, backup: Backup | None = None,
+        clock: float, *, backup: Backup | None = None,
     ) -> None:  # fmt: skip
         """Give the server what it trains; parameters as in `ServerActor.begin`."""
         self._arguments = (model, classes, settings, state, n_rows, n_learners, clock)

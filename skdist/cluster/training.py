@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from distributed.client import FutureCancelledError
 
+from skdist.checkpoint import Checkpoint
 from skdist.cluster.membership import LOOK_SECONDS, Membership, Present
 from skdist.cluster.partitions import Partitions
 from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, KeptBackup, Serving
@@ -42,6 +43,8 @@ class Training:
         The workers at the begin.
     together : bool
         Whether rounds end together.
+    checkpoint : Checkpoint, optional
+        Says where to begin, and is written after each backup.
 
     Attributes
     ----------
@@ -63,6 +66,7 @@ class Training:
         plugin_name: str,
         present: Present,
         together: bool,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.present = present
         self._membership, self._serving, self._visits = membership, serving, visits
@@ -74,20 +78,28 @@ class Training:
         self._looked = self._worked = time.monotonic()
         self._stopped = False
         self._last_epoch = dispatcher.last_epoch
+        self._checkpoint = checkpoint
+        self._writing: asyncio.Future[None] | None = None
 
     async def run(self, *begin: Any) -> Outcome:
         """Train to the end; parameters as in `Serving.begin`."""
         serving, visits = self._serving, self._visits
+        start = self._checkpoint.start if self._checkpoint is not None else None
+        if start is not None:
+            self._dispatcher.end_after(start.backup.last_epoch)
+            self._dispatcher.go_on(start.opened, start.todo)
         started = False
         while True:
             try:
                 if not started:
                     started = True  # where it is lost, it is replaced
-                    await serving.begin(*begin)
+                    await serving.begin(*begin, backup=start.backup if start is not None else None)
                 await visits.follow(self.present)
                 while not self._dispatcher.done or self._watch.looks:
                     await self._turn()
-                outcome: Outcome = await serving.finish(visits.rounds)
+                await self._end_backup()
+                outcome = await serving.finish(visits.rounds)
+                await self._write_last()
                 return outcome
             except ServerLostError as error:
                 await self._recover(error)
@@ -120,9 +132,30 @@ class Training:
         """Take in a backup that is complete, and begin one that is due."""
         if self._backing is not None and self._backing.done():
             backing, self._backing = self._backing, None
-            self._visits.settle(backing.result())
-        if self._backing is None and self._serving.due:
+            self._take_in(backing.result())
+        if self._writing is not None and self._writing.done():
+            writing, self._writing = self._writing, None
+            writing.result()
+        if self._backing is None and self._writing is None and self._serving.due:
             self._backing = asyncio.ensure_future(self._visits.back_up(self.present))
+
+    def _take_in(self, kept: KeptBackup) -> None:
+        """Take in a backup, and write it down where the user wants that."""
+        self._visits.settle(kept)
+        if self._checkpoint is not None and self._writing is None:
+            write = asyncio.to_thread(
+                self._checkpoint.write, self._visits.reached(kept), self._dispatcher.rows
+            )
+            self._writing = asyncio.ensure_future(write)
+
+    async def _write_last(self) -> None:
+        """Write down the end of the fit."""
+        if self._checkpoint is None:
+            return
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        kept = await self._visits.back_up(self.present)
+        await asyncio.to_thread(self._checkpoint.write, self._visits.reached(kept), self._dispatcher.rows)
 
     async def _look(self) -> None:
         """Notice workers that came or went, partitions and a server that are lost, and tell the user."""
@@ -132,20 +165,23 @@ class Training:
             await self._move()
         await self._mend()
         await self._visits.follow(self.present)
+        await self._visits.listen()
         if self._progress.wanted:
             epoch, loss, rows = await self._serving.call("progress")
             self._progress.show(epoch, loss, rows, len(self.present.threads))
 
     async def _mend(self) -> None:
-        homes = await self._partitions.mend(list(self.present.threads), self.present.silent)
-        self._dispatcher.homes.update(homes)
+        workers, silent = list(self.present.threads), self.present.silent
+        if lost := await self._partitions.lost(silent):
+            await self._visits.withdraw(lost)
+            self._dispatcher.homes.update(await self._partitions.make_again(lost, workers))
         if self._validated is not self._partitions:
-            await self._validated.mend(list(self.present.threads), self.present.silent)
+            await self._validated.make_again(await self._validated.lost(silent), workers)
 
     async def _move(self) -> None:
         """Let another server take over what the present one has, before its worker retires."""
         await self._end_backup()
-        self._visits.settle(await self._visits.back_up(self.present, "hand_over"))
+        self._take_in(await self._visits.back_up(self.present, "hand_over"))
         raise ServerLostError("The worker that holds the parameter server is about to retire.")
 
     async def _recover(self, error: ServerLostError) -> None:
@@ -170,7 +206,7 @@ class Training:
             backing.cancel()
             await asyncio.wait([backing])
         if not backing.cancelled() and backing.exception() is None:
-            self._visits.settle(backing.result())
+            self._take_in(backing.result())
 
     async def _look_at(self, epoch: int) -> bool:
         """Show the model at the end of an epoch; return whether training shall end."""
@@ -208,4 +244,7 @@ class Training:
         """Stop all that is under way in the driver."""
         for task in self._watch.looks:
             task.cancel()
-        await self._end_backup()
+        if self._backing is not None:
+            self._backing.cancel()
+        if self._writing is not None:
+            await asyncio.wait([self._writing])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from typing import Any
 
 from distributed import Client, KilledWorker
 from distributed.client import FutureCancelledError
 
+from skdist.checkpoint import Reached
 from skdist.cluster import tasks
 from skdist.cluster.fetch import fetch
 from skdist.cluster.membership import Present
@@ -27,6 +28,9 @@ logger = logging.getLogger("skdist")
 
 #: Where visits get lost and none has ended for so long, in seconds, the fit fails.
 FAILING_SECONDS = 60.0
+
+#: After a visit that got lost nothing is done for so long, in seconds: the next would, too.
+LOST_SECONDS = 0.1
 
 Landing = asyncio.Task[VisitReport | None]
 
@@ -121,8 +125,8 @@ class Visits:
                         f"No visit has ended for {FAILING_SECONDS:g} s, and visit {number} got lost, too. "
                         "See the logs of the workers: can they reach each other?"
                     )
-                self._partitions.check_source()
                 await self._give_back(task, number, await self._serving.call("retire", number))
+                await asyncio.sleep(LOST_SECONDS)
             else:
                 del self.flying[task]
                 self._landed = time.monotonic()
@@ -138,9 +142,29 @@ class Visits:
         for name, count in threads.items():
             self._dispatcher.add_worker(name, count)
             self._partitions.add_worker(name, count)
-        if len(threads) > 1:
+
+    async def listen(self) -> None:
+        """Take visits that are silent off their workers, where others can go on with them."""
+        if len(self._dispatcher.workers) > 1 and self.flying:
             for number in await self._serving.call("silent"):
                 await self._give_up_on(number)
+
+    async def withdraw(self, partitions: Collection[int]) -> None:
+        """Take off the visits of partitions that are lost: they may wait for them for ever."""
+        await self._retire(
+            {
+                number
+                for number, (visit, _) in self._dispatcher.in_flight.items()
+                if any(segment.partition in partitions for segment in visit.segments)
+            }
+        )
+
+    async def _retire(self, numbers: Collection[int]) -> None:
+        for task, number in list(self.flying.items()):
+            if number in numbers and not task.done():
+                offset = await self._serving.call("retire", number)
+                if not task.done():  # it may have come to its end in between
+                    await self._give_back(task, number, offset)
 
     def _is_stuck(self, worker: str) -> bool:
         self._stuck = {task: name for task, name in self._stuck.items() if not task.done()}
@@ -148,12 +172,7 @@ class Visits:
 
     async def _take_off(self, worker: str) -> None:
         """Put the rest of the visits of a worker back, exactly."""
-        gone = {number for number, (_, name) in self._dispatcher.in_flight.items() if name == worker}
-        for task, number in list(self.flying.items()):
-            if number in gone and not task.done():
-                offset = await self._serving.call("retire", number)
-                if not task.done():  # it may have come to its end in between
-                    await self._give_back(task, number, offset)
+        await self._retire({n for n, (_, name) in self._dispatcher.in_flight.items() if name == worker})
 
     async def _give_up_on(self, number: int) -> None:
         """Take a silent visit off its worker, which gets no other one until it has ended."""
@@ -202,6 +221,12 @@ class Visits:
         """Take in what a new backup holds."""
         self._history.rounds.extend(kept.backup.rounds)
         self._ledger.settle(self._serving.kept[0].backup.offsets)
+
+    def reached(self, kept: KeptBackup) -> Reached:
+        """Return how far the fit is with the latest backup."""
+        dispatcher = self._dispatcher
+        todo = self._ledger.todo(dispatcher, kept.backup.offsets)
+        return Reached(kept.backup, dispatcher.opened, dispatcher.complete, todo)
 
     async def rewind(self, kept: KeptBackup | None, last_epoch: int) -> None:
         """Go back to a backup, or to the begin: what came after it is trained again.

@@ -224,9 +224,39 @@ class Dispatcher:
 
         Their epoch may have been complete; it is not any more.
         """
+        self._wait([(visit.epoch + segment.ahead, segment) for segment in visit.between(start, stop)])
+
+    def go_on(self, opened: int, todo: Sequence[tuple[int, Segment]]) -> None:
+        """Begin where another dispatcher of the same partitions stopped.
+
+        Parameters
+        ----------
+        opened : int
+            Epochs that it had begun.
+        todo : sequence of (int, Segment)
+            What is left of them: an epoch and rows.
+        """
+        self._open = opened
+        self._wait(todo)
+
+    def waiting(self) -> list[tuple[int, Segment]]:
+        """Return the epochs and rows that wait for a visit, of the epochs that were opened."""
+        return [
+            (number, segment)
+            for number, epoch in sorted(self._epochs.items())
+            for queue in epoch.queues
+            for segment in queue.segments
+        ]
+
+    @property
+    def opened(self) -> int:
+        """How many epochs were begun."""
+        return self._open
+
+    def _wait(self, todo: Sequence[tuple[int, Segment]]) -> None:
+        """Let rows of epochs that were opened wait, in front of all others."""
         queues: dict[tuple[int, str], _Queue] = {}
-        for segment in reversed(visit.between(start, stop)):
-            number = visit.epoch + segment.ahead
+        for number, segment in reversed(todo):
             epoch = self._epochs.setdefault(number, _Epoch([], {}, 0))
             home = self.homes.get(segment.partition, "")
             queue = queues.get((number, home))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from skdist.control.dispatch import Dispatcher
-from skdist.messages import Visit
+from skdist.messages import Segment, Visit
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,17 @@ class Ledger:
             entry = self._open.get(number)
             if entry is not None and offset >= entry.offset:
                 del self._open[number]
+
+    def todo(self, dispatcher: Dispatcher, offsets: Mapping[int, int]) -> list[tuple[int, Segment]]:
+        """Return the epochs and rows that a fit which goes on from a backup has to visit."""
+        stretches = [(entry.visit, entry.offset) for entry in self._open.values()]
+        stretches += [(visit, visit.rows) for visit, _ in dispatcher.in_flight.values()]
+        left = [
+            (visit.epoch + segment.ahead, segment)
+            for visit, stop in stretches
+            for segment in visit.between(min(offsets.get(visit.number, 0), stop), stop)
+        ]
+        return left + dispatcher.waiting()
 
     def rewind(self, dispatcher: Dispatcher, offsets: Mapping[int, int]) -> list[Ended]:
         """Give back what a backup does not hold.

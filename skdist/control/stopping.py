@@ -96,6 +96,11 @@ class ConvergenceMonitor:
         """Rows until the next check."""
         return self.interval - self._rows
 
+    def go_on(self, other: ConvergenceMonitor) -> None:
+        """Go on with what another monitor has seen."""
+        self.best, self.failures, self.cuts, self.rate = other.best, other.failures, other.cuts, other.rate
+        self._rows, self._loss = other._rows, other._loss
+
     def observe(self, rows: int, loss: float) -> bool:
         """Take in the loss sum of some rows; return whether training has converged."""
         self._rows += rows

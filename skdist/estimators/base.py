@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from skdist.checkpoint import Checkpoint
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
@@ -150,7 +151,9 @@ class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
         chosen: InverseVolatility = aggregator
         return chosen
 
-    def _fit(self, rows: Rows, coef_init: Any, intercept_init: Any, validation: Rows) -> None:
+    def _fit(
+        self, rows: Rows, coef_init: Any, intercept_init: Any, validation: Rows, checkpoint: Any, resume: Any
+    ) -> None:
         past = self._past() if self.warm_start and hasattr(self, "coef_") else None
         if coef_init is not None or intercept_init is not None:
             past = past or Past()
@@ -163,9 +166,42 @@ class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
         self._train(
             *rows, past=past, max_iter=self.max_iter, tol=self.tol,
             validation=validation_rows(*validation), callbacks=callbacks,
+            checkpoint=self._checkpoint(checkpoint, resume, validation),
         )  # fmt: skip
         if callbacks is not None:
             callbacks.end()
+
+    #: Parameters that may be others when a fit goes on from a checkpoint: how it runs and when it ends.
+    _free: ClassVar[tuple[str, ...]] = (
+        "max_iter", "tol", "n_iter_no_change", "verbose", "n_jobs", "warm_start", "mode", "max_staleness",
+        "round_size", "rate_adapter", "batch_sizer", "planner", "aggregator", "collect", "server_momentum",
+        "client",
+    )  # fmt: skip
+
+    def _checkpoint(self, path: Any, resume: Any, validation: Rows) -> Checkpoint | None:
+        """Return the checkpoint of a fit, read if the fit goes on from it."""
+        if resume not in (False, True, "auto"):
+            raise ValueError(f"resume={resume!r} must be False, True or 'auto'.")
+        if path is None:
+            if resume:
+                raise ValueError(f"resume={resume!r} needs the checkpoint to go on from: checkpoint=path.")
+            return None
+        if self.early_stopping or validation[0] is not None or hasattr(self, "_skl_callbacks"):
+            raise ValueError(
+                "A checkpoint does not hold what early_stopping, X_val or callbacks have seen. Fit without "
+                "them, or without checkpoint."
+            )
+        if active_cluster() is not None:
+            raise ValueError("A simulated cluster writes no checkpoints.")
+        given = {
+            name: repr(value) for name, value in self.get_params(deep=False).items() if name not in self._free
+        }
+        if not isinstance(self.random_state, Integral | None):
+            given["random_state"] = "a generator"
+        checkpoint = Checkpoint(path, given, _seed_of(self.random_state))
+        if resume is True or (resume and checkpoint.exists()):
+            checkpoint.read()
+        return checkpoint
 
     def _train(
         self,
@@ -180,11 +216,12 @@ class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
         classes: np.ndarray | None = None,
         validation: Rows | None = None,
         callbacks: EpochCallbacks | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self._check_combinations()
         if going_on and self.early_stopping:
             raise ValueError("early_stopping should be False with partial_fit, which makes one pass.")
-        seed = _seed_of(self.random_state)
+        seed = _seed_of(self.random_state) if checkpoint is None else checkpoint.seed
         holds_out = self.early_stopping and validation is None
         scores = None
         if self.early_stopping or validation is not None:
@@ -218,7 +255,7 @@ class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
             with _about_validation_rows():
                 given = None if validation is None else self._source(validation, reset=False)
             with choose_client(self.client, lazy) as client:
-                result = _train_on_cluster(client, source, plan, settings, observers, given)
+                result = _train_on_cluster(client, source, plan, settings, observers, given, checkpoint)
         else:
             X, y, sample_weight = self._validated(X, y, sample_weight, reset)
             with _about_validation_rows():
@@ -231,14 +268,14 @@ class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
                     )
                 elif client is None:
                     result = train_in_process(
-                        X, y, sample_weight, plan, settings, self.n_jobs, observers, validation
+                        X, y, sample_weight, plan, settings, self.n_jobs, observers, validation, checkpoint
                     )
                 else:
                     from skdist.cluster.source import memory_source
 
                     source = memory_source(X, y, sample_weight)
                     given = None if validation is None else memory_source(*validation)
-                    result = _train_on_cluster(client, source, plan, settings, observers, given)
+                    result = _train_on_cluster(client, source, plan, settings, observers, given, checkpoint)
         if scores is not None:
             result = scores.conclude(result)
         self.validation_scores_ = None if scores is None else scores.scores

@@ -278,6 +278,8 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
+        checkpoint: str | None = None,
+        resume: bool | str = False,
     ) -> DistributedSGDClassifier:
         """Train on all rows, but for those that ``early_stopping`` holds out.
 
@@ -300,6 +302,12 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
             Their labels, all of them labels of y.
         sample_weight_val : array-like, dask Array or dask Series, optional
             Their weights; 1 each where None.
+        checkpoint : str, optional
+            Path or fsspec URL of a file that is replaced about every second, and at the end, by one that says
+            how far the fit is. It holds no pickle. Not together with validation rows and callbacks.
+        resume : bool or 'auto', default=False
+            Whether to go on from the file at ``checkpoint``, with the same data, in any process and on any
+            cluster; 'auto' begins where there is none.
 
         Returns
         -------
@@ -313,7 +321,14 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         skdist.exceptions.NoWorkersError
             Where the cluster has no worker within the time limit.
         """
-        self._fit((X, y, sample_weight), coef_init, intercept_init, (X_val, y_val, sample_weight_val))
+        self._fit(
+            (X, y, sample_weight),
+            coef_init,
+            intercept_init,
+            (X_val, y_val, sample_weight_val),
+            checkpoint,
+            resume,
+        )
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)

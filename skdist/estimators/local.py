@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from skdist.checkpoint import Checkpoint
 from skdist.estimators.plan import Plan
 from skdist.fitting import FitResult, FitSettings
 from skdist.inline import train_inline
@@ -47,6 +48,7 @@ def train_in_process(
     n_jobs: int | None,
     observers: Observers,
     validation: Rows | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> FitResult:
     """Train on validated rows in memory, on threads of this process."""
     if n_jobs == 0:
@@ -55,7 +57,9 @@ def train_in_process(
     count = 1 if threads == 1 else threads * PARTITIONS_PER_THREAD
     rows = X, y, sample_weight
     model, partitions, state, clock = _prepare(rows, plan, settings, count, observers, validation)
-    return train_inline(model, partitions, settings, state, threads, clock, observers)
+    if checkpoint is not None:
+        checkpoint.begin(model, plan.classes, [part.n_rows for part in partitions], settings.max_iter)
+    return train_inline(model, partitions, settings, state, threads, clock, observers, checkpoint)
 
 
 def train_simulated(

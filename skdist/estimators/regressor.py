@@ -247,6 +247,8 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
+        checkpoint: str | None = None,
+        resume: bool | str = False,
     ) -> DistributedSGDRegressor:
         """Train on all rows.
 
@@ -269,6 +271,12 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
             Their labels, all of them labels of y.
         sample_weight_val : array-like, dask Array or dask Series, optional
             Their weights; 1 each where None.
+        checkpoint : str, optional
+            Path or fsspec URL of a file that is replaced about every second, and at the end, by one that says
+            how far the fit is. It holds no pickle. Not together with validation rows and callbacks.
+        resume : bool or 'auto', default=False
+            Whether to go on from the file at ``checkpoint``, with the same data, in any process and on any
+            cluster; 'auto' begins where there is none.
 
         Returns
         -------
@@ -281,7 +289,14 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
         skdist.exceptions.NoWorkersError
             Where the cluster has no worker within the time limit.
         """
-        self._fit((X, y, sample_weight), coef_init, intercept_init, (X_val, y_val, sample_weight_val))
+        self._fit(
+            (X, y, sample_weight),
+            coef_init,
+            intercept_init,
+            (X_val, y_val, sample_weight_val),
+            checkpoint,
+            resume,
+        )
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)

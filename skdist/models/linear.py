@@ -290,18 +290,20 @@ class LinearModel:
         if self.sparse:
             total = sparse_steps(
                 as_input(X.data), as_input(X.indices), as_input(X.indptr), targets, weights,
-                order, start, stop, self.batch_size, state, float(t),
-                fill, loss.code, self.epsilon, class_weights, self._positive, self.l1, self.l2,
-                self.fit_intercept, scale, as_input(self.share), schedule.code, schedule.eta0 * rate, schedule.parameter,
-                averaged, power, average_from, self._least, self.sweep, record.sums, record.squares,
+                order, start, stop, self.batch_size, state, float(t), fill,
+                loss.code, self.epsilon, class_weights, self._positive, self.l1, self.l2,
+                self.fit_intercept, scale, as_input(self.share), schedule.code, schedule.eta0 * rate,
+                schedule.parameter, averaged, power, average_from, self._least, self.sweep, record.sums,
+                record.squares,
             )  # fmt: skip
         else:
             total = dense_steps(
                 as_input(X), targets, weights,
-                order, start, stop, self.batch_size, state, float(t),
-                fill, loss.code, self.epsilon, class_weights, self._positive, self.l1, self.l2,
-                self.fit_intercept, scale, center, schedule.code, schedule.eta0 * rate, schedule.parameter, averaged, power,
-                average_from, self._least, record.sums, record.squares,
+                order, start, stop, self.batch_size, state, float(t), fill,
+                loss.code, self.epsilon, class_weights, self._positive, self.l1, self.l2,
+                self.fit_intercept, scale, center, schedule.code, schedule.eta0 * rate,
+                schedule.parameter,
+                averaged, power, average_from, self._least, record.sums, record.squares,
             )  # fmt: skip
         if noise is not None:
             noise.steps += self.steps(stop - start)

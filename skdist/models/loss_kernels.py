@@ -1,9 +1,9 @@
 """Losses and gradients of a whole mini-batch at once.
 
 `gradient_filler` gives functions that work on the ``(rows, problems)`` block of raw predictions: they return
-the weighted sum of the losses and replace each ``z`` by ``weight * dloss/dz``, so that value and gradient come
-from one visit of the numbers. The losses themselves see margins or residuals, one flat array, whoever's they
-are.
+the weighted sum of the losses and replace each ``z`` by ``weight * dloss/dz``, so that value and gradient
+come from one visit of the numbers. The losses themselves see margins or residuals, one flat array, whoever's
+they are.
 
 All comparisons are written so that a NaN goes on as a NaN, and is never silently "right".
 """

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import dask.array as da
+import numpy as np
 import pytest
 from distributed import Client, LocalCluster, wait
 
 from skdist import DistributedSGDClassifier
-from skdist.cluster import partitions
-from skdist.exceptions import DataLostError, ServerLostError
+from skdist.cluster import membership, partitions, serving
+from skdist.exceptions import DataLostError, SchedulerLostError, ServerLostError
+from skdist.testing import cluster as cluster_tools
 from skdist.testing import on_servers
 from tests.cluster.conftest import assert_clean, wait_for
 
@@ -60,10 +66,9 @@ def train_and_kill(client, dX, dy, holds_server, **params):
 
     wait_for(lambda: progressed(5), 60)
     victim = kill(client, holds_server, pids)
-    if not holds_server:
-        (state,) = on_servers(client, "progress")
-        wait_for(lambda: progressed(state[0] + 20), 60)
-        on_servers(client, "stop")
+    (state,) = wait_for(lambda: on_servers(client, "progress"), 60)
+    wait_for(lambda: progressed(state[0] + 20), 60)
+    on_servers(client, "stop")
     fit.join(60)
     assert not fit.is_alive()
     return outcome, victim
@@ -101,8 +106,265 @@ def test_a_killed_worker_costs_no_row_where_partitions_are_streamed(trio, binary
     assert_clean(client)
 
 
-def test_a_lost_server_is_a_clear_error(trio):
+def assert_exact(clf, n_rows=12_000):
+    """Fail unless the records say that each row was visited once per epoch."""
+    history = clf.history_
+    assert history.to_frame("epochs").rows.tolist() == [n_rows] * clf.n_iter_
+    assert history.to_frame("rounds").rows.sum() == n_rows * clf.n_iter_
+    stretches = history.to_frame("visits")
+    assert stretches.groupby("epoch").rows.sum().tolist() == [n_rows] * clf.n_iter_
+    for _, records in stretches[stretches.rows > 0].groupby(["epoch", "partition"]):
+        records = records.sort_values("start")
+        assert records.start.tolist() == [0, *records.rows.cumsum()[:-1]]
+
+
+@pytest.mark.parametrize("bytes_in_driver", [serving.DRIVER_BYTES, 0], ids=["driver", "worker"])
+def test_a_lost_server_is_replaced_and_no_row_counts_twice(trio, binary, monkeypatch, bytes_in_driver):
+    monkeypatch.setattr(serving, "DRIVER_BYTES", bytes_in_driver)
+    monkeypatch.setattr(serving, "BACKUP_SECONDS", 0.2)
     client, dX, dy = trio
-    outcome, _ = train_and_kill(client, dX, dy, holds_server=True)
-    assert isinstance(outcome.get("error"), ServerLostError), outcome
+    outcome, victim = train_and_kill(client, dX, dy, holds_server=True)
+    assert_exact(outcome["clf"])
+    assert victim in set(outcome["clf"].history_.to_frame("visits").worker)
+    assert outcome["clf"].score(*binary) > 0.85
+    assert_clean(client)
+
+
+@pytest.mark.parametrize("mode", ["ssp", "sync"])
+def test_a_lost_server_is_replaced_where_learners_wait_for_each_other(trio, mode):
+    client, dX, dy = trio
+    outcome, _ = train_and_kill(client, dX, dy, holds_server=True, mode=mode)
+    assert_exact(outcome["clf"])
+    assert_clean(client)
+
+
+def test_a_lost_server_costs_no_score(trio):
+    client, dX, dy = trio
+    outcome, _ = train_and_kill(
+        client, dX, dy, holds_server=True, early_stopping=True, n_iter_no_change=10**6
+    )
+    clf = outcome["clf"]
+    assert len(clf.validation_scores_) >= clf.n_iter_
+    assert_exact(clf, 10_800)
+    assert_clean(client)
+
+
+def test_a_server_that_is_lost_again_and_again_is_a_clear_error(trio, monkeypatch):
+    monkeypatch.setattr(serving, "MOST_LOSSES", 2)
+    monkeypatch.setattr(serving, "BACKUP_SECONDS", 1e6)
+    client, dX, dy = trio
+
+    def begin(self, *args):
+        raise ServerLostError("out of memory")
+
+    monkeypatch.setattr(serving.Serving, "check", begin)
+    clf = DistributedSGDClassifier("log_loss", max_iter=10_000_000, tol=None, client=client)
+    with pytest.raises(ServerLostError, match="lost one after the other"):
+        clf.fit(dX, dy)
+    assert_clean(client)
+
+
+class Fit(threading.Thread):
+    """An endless fit in a thread; `end` stops it after the epochs under way."""
+
+    def __init__(self, client, rows, **params):
+        super().__init__(daemon=True)
+        self.client, self.rows, self.result = client, rows, None
+        params = {"max_iter": 10_000_000, "tol": None, "random_state": 0, "client": client, **params}
+        self.clf = DistributedSGDClassifier("log_loss", **params)
+        self.start()
+        self.wait_for_epochs(2)
+
+    def run(self):
+        try:
+            self.result = self.clf.fit(*self.rows)
+        except BaseException as error:
+            self.result = error
+
+    @property
+    def epoch(self):
+        found = on_servers(self.client, "progress")
+        return found[0][0] if found else -1
+
+    def wait_for_epochs(self, count):
+        wait_for(lambda: self.epoch >= count or self.result is not None, 60, lambda: self.result)
+        assert self.result is None, self.result
+
+    def end(self):
+        self.wait_for_epochs(self.epoch + 5)
+        wait_for(lambda: on_servers(self.client, "stop"), 30)
+        self.join(60)
+        assert isinstance(self.result, DistributedSGDClassifier), self.result
+        assert_exact(self.result)
+        assert_clean(self.client)
+        return self.result
+
+
+def workers_of(client, with_server):
+    servers = client.run(lambda dask_worker: any("skdist-server" in str(k) for k in dask_worker.state.actors))
+    return [address for address, has in servers.items() if has == with_server]
+
+
+def has_visits(client, worker):
+    found = client.run(
+        lambda dask_worker: any("skdist-visit" in str(key) for key in dask_worker.state.tasks),
+        workers=[worker],
+    )
+    return found[worker]
+
+
+@pytest.mark.parametrize("with_server", [False, True])
+def test_others_go_on_without_a_worker_that_is_frozen_and_with_it_when_it_thaws(
+    trio, binary, monkeypatch, with_server
+):
+    monkeypatch.setattr(membership, "SILENT_SECONDS", 2.5)
+    monkeypatch.setattr(membership, "SILENT_INTERVALS", 1)
+    client, _, _ = trio
+    X, y = binary
+    fit = Fit(client, (da.from_array(X, chunks=(1_000, -1)), da.from_array(y, chunks=1_000)))
+    victim = workers_of(client, with_server)[0]
+    pid = client.run(os.getpid, workers=[victim])[victim]
+    alive = [address for address in client.run(os.getpid) if address != victim]
+
+    def progress():
+        servers = client.run(cluster_tools._call_servers, "progress", workers=alive, on_error="ignore")
+        return max((found[0][0] for found in servers.values() if found), default=-1)
+
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_for(lambda: progress() >= 0, 30)
+        before = progress()
+        wait_for(lambda: progress() >= before + 20, 60)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    seen = fit.epoch
+    fit.wait_for_epochs(seen + 5)
+
+    wait_for(lambda: has_visits(client, victim), 30)
+    assert fit.end().score(X, y) > 0.85
+
+
+def test_a_worker_that_joins_gets_work_within_seconds(trio, binary):
+    client, dX, dy = trio
+    fit = Fit(client, (dX, dy))
+    known = set(client.run(os.getpid))
+    client.cluster.scale(4)
+    (new,) = wait_for(lambda: set(client.run(os.getpid)) - known, 30)
+    wait_for(lambda: has_visits(client, new), 10)
+    assert new in set(fit.end().history_.to_frame("visits").worker)
+
+
+@pytest.mark.parametrize("with_server", [False, True])
+def test_rows_in_memory_that_were_lost_with_a_worker_are_sent_again(trio, binary, with_server):
+    client, _, _ = trio
+    fit = Fit(client, binary)
+    victim = workers_of(client, with_server)[0]
+    os.kill(client.run(os.getpid, workers=[victim])[victim], signal.SIGKILL)
+    wait_for(lambda: victim not in client.scheduler_info(n_workers=-1)["workers"], 30)
+    assert fit.end().score(*binary) > 0.85
+
+
+@pytest.mark.parametrize("kind", ["lazy", "memory"])
+def test_a_fit_goes_on_when_all_workers_are_restarted(trio, binary, kind):
+    client, _, _ = trio
+    X, y = binary
+    rows = (
+        binary if kind == "memory" else (da.from_array(X, chunks=(1_000, -1)), da.from_array(y, chunks=1_000))
+    )
+    fit = Fit(client, rows)
+    client.restart(timeout=60)
+    assert fit.end().score(X, y) > 0.85
+
+
+def test_persisted_rows_are_lost_when_all_workers_are_restarted(trio):
+    client, dX, dy = trio
+    fit = Fit(client, (dX, dy))
+    client.restart(timeout=60)
+    fit.join(60)
+    assert isinstance(fit.result, DataLostError), fit.result
+    assert "Persist the collection again, or pass a lazy one" in str(fit.result)
+    assert_clean(client)
+
+
+def test_the_server_moves_before_its_worker_retires_and_nothing_is_repeated(trio, monkeypatch):
+    monkeypatch.setattr(serving, "BACKUP_SECONDS", 1e6)
+    client, dX, dy = trio
+    fit = Fit(client, (dX, dy))
+    (leaving,) = workers_of(client, True)
+    before = fit.epoch
+
+    async def say_goodbye(address, dask_scheduler):
+        dask_scheduler.handle_worker_status_change("closing_gracefully", address, "test")
+
+    client.run_on_scheduler(say_goodbye, leaving)
+    wait_for(lambda: leaving not in (workers_of(client, True) or [leaving]), 30)
+    assert fit.epoch >= before
+    fit.end()
+
+
+def test_a_fit_ends_soon_after_its_scheduler_and_goes_on_elsewhere(binary, tmp_path):
+    path = str(tmp_path / "fit.npz")
+    scheduler = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard",
+         "--scheduler-file", str(tmp_path / "scheduler.json")],
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(lambda: (tmp_path / "scheduler.json").exists(), 30)
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file",
+         str(tmp_path / "scheduler.json"), "--no-nanny", "--no-dashboard", "--nthreads", "1",
+         "--death-timeout", "5"],
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    parameters = {"loss": "log_loss", "random_state": 0, "tol": None}
+    outcome = []
+
+    def train(client):
+        try:
+            endless = DistributedSGDClassifier(**parameters, max_iter=10_000_000, client=client)
+            outcome.append(endless.fit(*binary, checkpoint=path))
+        except Exception as error:
+            outcome.append(error)
+
+    try:
+        client = Client(scheduler_file=str(tmp_path / "scheduler.json"), set_as_default=False, timeout=30)
+        fit = threading.Thread(target=train, args=[client], daemon=True)
+        fit.start()
+        wait_for(lambda: os.path.exists(path) or outcome, 60)
+        scheduler.kill()
+        killed = time.monotonic()
+        fit.join(45)
+        assert not fit.is_alive()
+        assert time.monotonic() - killed < 30
+        assert isinstance(outcome[0], SchedulerLostError), outcome
+        client.close(timeout=5)
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait(10)
+    with np.load(path) as file:
+        epoch = json.loads(file["about"].tobytes())["opened"]
+    parameters["max_iter"] = epoch + 3
+    clf = DistributedSGDClassifier(**parameters).fit(*binary, checkpoint=path, resume=True)
+    assert clf.n_iter_ == epoch + 3
+    assert clf.history_.to_frame("epochs").rows.tolist() == [12_000] * clf.n_iter_
+    assert clf.score(*binary) > 0.85
+
+
+def test_a_checkpoint_of_a_cluster_goes_on_on_a_cluster_and_here(trio, binary, tmp_path, monkeypatch):
+    monkeypatch.setattr(serving, "BACKUP_SECONDS", 0.1)
+    client, dX, dy = trio
+    path = str(tmp_path / "fit.npz")
+    parameters = {"loss": "log_loss", "random_state": 0, "tol": None}
+    first = DistributedSGDClassifier(**parameters, max_iter=40, client=client)
+    first.fit(dX, dy, checkpoint=path)
+    assert_exact(first)
+    longer = DistributedSGDClassifier(**parameters, max_iter=60, client=client)
+    longer.fit(dX, dy, checkpoint=path, resume=True)
+    assert longer.n_iter_ == 60
+    assert longer.history_.to_frame("visits").epoch.min() == 40
+    here = DistributedSGDClassifier(**parameters, max_iter=70)
+    here.fit(*binary, checkpoint=path, resume=True)
+    assert here.history_.to_frame("epochs").rows.tolist() == [12_000] * 70
+    assert here.score(*binary) > 0.85
     assert_clean(client)

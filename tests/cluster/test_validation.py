@@ -181,16 +181,16 @@ def test_only_sums_come_back_to_the_driver(client, persisted, monkeypatch):
 
 
 def test_without_validation_or_callbacks_the_server_is_asked_for_nothing_more(client, persisted, monkeypatch):
-    from skdist.cluster.fit import ClusterFit
+    from skdist.cluster.serving import Serving
 
     called = []
-    plain = ClusterFit._call
+    plain = Serving.call
 
     async def watch(self, method, *args):
         called.append(method)
         return await plain(self, method, *args)
 
-    monkeypatch.setattr(ClusterFit, "_call", watch)
+    monkeypatch.setattr(Serving, "call", watch)
     make(early_stopping=False, max_iter=5, tol=None).fit(*persisted)
     assert called == ["begin", "finish"]
 
