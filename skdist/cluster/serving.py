@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import statistics
 import time
 from collections import deque
 from collections.abc import Collection
@@ -226,9 +227,8 @@ class Serving:
         if backup is None:
             backup, holder = await self.call(method, *asked), ""
         now = time.monotonic()
-        # The least of the last few: others use the machine, too.
         self._costs.append(now - began)
-        self._due = now + max(self._interval, min(self._costs) / BACKUP_SHARE)
+        self._due = now + max(self._interval, statistics.fmean(self._costs) / BACKUP_SHARE)
         kept = KeptBackup(backup, holder, rounds + len(backup.rounds))
         self.kept.append(kept)
         while len(self.kept) > (2 if holder else 1):

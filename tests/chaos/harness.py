@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -141,22 +142,27 @@ def _pid(client: Client, address: str) -> int:
     return int(client.run(os.getpid, workers=[address])[address])
 
 
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+        os.kill(pid, signal.SIGKILL)
+
+
 def kill_learner(arena: Arena, chance: random.Random) -> None:
     victim = chance.choice(_addresses(arena.client, with_server=False))
-    os.kill(_pid(arena.client, victim), signal.SIGKILL)
+    _kill(_pid(arena.client, victim))
 
 
 def kill_server(arena: Arena, chance: random.Random) -> None:
-    os.kill(_pid(arena.client, _addresses(arena.client, with_server=True)[0]), signal.SIGKILL)
+    _kill(_pid(arena.client, _addresses(arena.client, with_server=True)[0]))
 
 
 def kill_both(arena: Arena, chance: random.Random) -> None:
     victims = [_addresses(arena.client, True)[0], chance.choice(_addresses(arena.client, False))]
     pids = [_pid(arena.client, victim) for victim in victims]
     chance.shuffle(pids)
-    os.kill(pids[0], signal.SIGKILL)
+    _kill(pids[0])
     time.sleep(chance.uniform(0.0, 1.0))
-    os.kill(pids[1], signal.SIGKILL)
+    _kill(pids[1])
 
 
 def freeze(arena: Arena, chance: random.Random) -> None:
@@ -189,7 +195,7 @@ def adapt(arena: Arena, chance: random.Random) -> None:
 
 
 def kill_any(arena: Arena, chance: random.Random) -> None:
-    os.kill(_pid(arena.client, chance.choice(list(arena.client.run(os.getpid)))), signal.SIGKILL)
+    _kill(_pid(arena.client, chance.choice(list(arena.client.run(os.getpid)))))
 
 
 SCENARIOS = {
