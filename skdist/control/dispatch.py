@@ -162,6 +162,29 @@ class Dispatcher:
             self._workers[name] = _Worker(slots, self._queue, pressure=pressure)
             self._roomy[name] = None
             self._until_look = 0
+            if self._open and not self._fixed:
+                self._share_with(name)
+
+    def _share_with(self, name: str) -> None:
+        """Make a worker that came late the home of as many rows as others have, from the next epoch on.
+
+        Else there would be work for it only where others are slow: they are through with what is theirs at once.
+        """
+        held: dict[str, list[int]] = {worker: [] for worker in self._workers}
+        orphans: list[int] = []
+        for number, home in self.homes.items():
+            if self.rows[number]:
+                held.get(home, orphans).append(number)
+        goal = sum([self.rows[number] for number in self.homes]) / len(self._workers)
+        own = sum([self.rows[number] for number in held.pop(name)])
+        while held and own < goal:
+            rows = {worker: sum([self.rows[n] for n in numbers]) for worker, numbers in held.items()}
+            donor = max(rows, key=rows.__getitem__)
+            if not orphans and rows[donor] <= goal:
+                break
+            number = (orphans or held[donor]).pop()
+            self.homes[number] = name
+            own += self.rows[number]
 
     def remove_worker(self, name: str) -> None:
         """Give a worker no more work; what it runs must be reported as `lost` or `finished`."""

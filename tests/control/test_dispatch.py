@@ -453,3 +453,42 @@ def test_epochs_after_the_end_of_training_are_dropped_from_a_visit():
     assert dispatcher.done
     assert dispatcher.complete == 2
     assert dispatcher.orders() == []
+
+
+def test_a_worker_that_comes_late_gets_its_share_of_the_next_epochs():
+    dispatcher = Dispatcher([100] * 12, {n: "ab"[n % 2] for n in range(12)}, max_iter=20, queue=0)
+    dispatcher.add_worker("a", 1)
+    dispatcher.add_worker("b", 1)
+    trained = Counter()
+
+    def turn():
+        for name, visit in dispatcher.orders():
+            trained[name] += visit.rows
+            dispatcher.finished(VisitReport(visit, name, visit.rows, 1, 0.0, 1e-3 * visit.rows, 99))
+
+    for _ in range(4):
+        turn()
+    dispatcher.add_worker("late", 1)
+    trained.clear()
+    while not dispatcher.done:
+        turn()
+    assert sum(home == "late" for home in dispatcher.homes.values()) == 4
+    assert min(trained.values()) > 0.5 * max(trained.values())
+
+
+def test_a_worker_that_comes_late_takes_what_has_no_home_first():
+    homes = {n: "gone" if n < 3 else "a" for n in range(9)}
+    dispatcher = Dispatcher([100] * 9, homes, max_iter=20, queue=0)
+    dispatcher.add_worker("a", 1)
+    assert dispatcher.orders()
+    dispatcher.add_worker("late", 1)
+    assert {n for n, home in dispatcher.homes.items() if home == "late"} >= {0, 1, 2}
+    assert sum(home == "late" for home in dispatcher.homes.values()) == 5
+
+
+def test_workers_that_are_there_from_the_start_leave_partitions_where_they_sit():
+    dispatcher = Dispatcher([100] * 4, dict.fromkeys(range(4), "a"), max_iter=2)
+    dispatcher.add_worker("a", 1)
+    dispatcher.add_worker("b", 1)
+    dispatcher.orders()
+    assert set(dispatcher.homes.values()) == {"a"}
