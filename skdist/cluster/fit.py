@@ -15,7 +15,7 @@ import numpy as np
 from distributed import Client, KilledWorker
 from distributed.client import FutureCancelledError
 
-from skdist.cluster import tasks
+from skdist.cluster import guard, tasks
 from skdist.cluster.actor import ServerActor, ServerRef
 from skdist.cluster.fetch import fetch, settle
 from skdist.cluster.partitions import Partitions
@@ -165,8 +165,9 @@ class ClusterFit:
     async def _run(self) -> FitResult:
         workers, memory = await self._wait_for_workers()
         self._starting = [
-            asyncio.ensure_future(self._start_server()),
+            asyncio.ensure_future(self._start_server(list(workers))),
             asyncio.ensure_future(self._register_plugin()),
+            asyncio.ensure_future(guard.register(self.client, self.name, f"skdist-server-{self._token}")),
         ]
         summaries = await self._while_there_are_workers(self._partitions.measure(workers, memory))
         validation = []
@@ -204,15 +205,20 @@ class ClusterFit:
     async def _wait_for_workers(self) -> tuple[dict[str, int], float]:
         """Return the threads of each worker and the memory of all, once there is one."""
         deadline = time.monotonic() + self._limit
-        told = False
-        while not (found := await self._workers())[0]:
-            if time.monotonic() > deadline:
-                raise self._no_workers()
-            if not told:
-                logger.info("Waiting up to %g s for a first worker.", self._limit)
-                told = True
-            await asyncio.sleep(0.1)
-        return found
+        wanted = None
+        try:
+            while not (found := await self._workers())[0]:
+                if time.monotonic() > deadline:
+                    raise self._no_workers()
+                if wanted is None:
+                    logger.info("Waiting up to %g s for a first worker.", self._limit)
+                    # Only for a task that waits does an adaptive cluster start a worker.
+                    wanted = self.client.submit(int, key=f"skdist-wanted-{self._token}", pure=False)
+                await asyncio.sleep(0.1)
+            return found
+        finally:
+            if wanted is not None:
+                wanted.release()
 
     def _no_workers(self) -> NoWorkersError:
         return NoWorkersError(
@@ -246,9 +252,13 @@ class ClusterFit:
         finally:
             task.cancel()
 
-    async def _start_server(self) -> None:
+    async def _start_server(self, workers: list[str]) -> None:
         key = f"skdist-server-{self._token}"
-        self._server_future = self.client.submit(ServerActor, actor=True, key=key, pure=False)
+        # Only where workers are named does Dask take the one with the fewest actors: servers of fits at the
+        # same time are not to share one.
+        self._server_future = self.client.submit(
+            ServerActor, actor=True, key=key, pure=False, workers=workers, allow_other_workers=True
+        )
         await settle([self._server_future])
         holders = await self.client.scheduler.who_has(keys=[key])
         if not holders.get(key):
@@ -409,6 +419,7 @@ class ClusterFit:
             steps.append(self._server_future.release)
         if self._registered:
             steps.append(lambda: self.client.unregister_worker_plugin(self.name))
+            steps.append(lambda: guard.unregister(self.client, self.name))
         for step in steps:
             try:
                 waiting = step()

@@ -3,8 +3,8 @@
     python tests/slurm/daemons.py start   # prints SLURM_CONF=..., which the tests need
     python tests/slurm/daemons.py stop
 
-Needs root, and apt where Slurm is not installed. It has a munge and ports of its own, so that a Slurm that runs on the
-machine is not disturbed. All it writes is in one folder.
+Needs root, and apt where Slurm is not installed. It has a munge and ports of its own, so that a Slurm that runs on
+the machine is not disturbed. All it writes is in one folder.
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ def install() -> None:
         return
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
-        subprocess.run(
-            ["apt-get", *command], check=True, stdout=sys.stderr, timeout=300, env=environment
-        )
+        subprocess.run(["apt-get", *command], check=True, stdout=sys.stderr, timeout=300, env=environment)
 
 
 def start(folder: Path) -> None:
@@ -170,7 +168,9 @@ def free_ports(count: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("action", choices=["start", "stop"])
     parser.add_argument("--folder", type=Path, default=FOLDER)
     arguments = parser.parse_args()

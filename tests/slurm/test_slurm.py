@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sklearn.model_selection import GridSearchCV
@@ -12,8 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdist import DistributedSGDClassifier
-from skdist.testing import on_servers
-from tests.cluster.conftest import wait_for
+from tests.cluster.endless import EndlessFit, homes_of_servers
 from tests.slurm.conftest import squeue
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
@@ -25,79 +23,16 @@ def make(client, **parameters):
     return DistributedSGDClassifier("log_loss", random_state=0, client=client, **parameters)
 
 
-def progress(client):
-    """Return the epochs of the fit under way, 0 before it begins to train."""
-    return max((epoch for epoch, _, _ in on_servers(client, "progress")), default=0)
-
-
-class Training:
-    """A fit without end in a thread, to be stopped after what shall happen meanwhile."""
-
-    def __init__(self, client, rows, **parameters):
-        self.client = client
-        self.classifier = make(client, max_iter=10_000_000, tol=None, round_size=1_000, **parameters)
-        self._pool = ThreadPoolExecutor(1)
-        self._fit = self._pool.submit(self.classifier.fit, *rows)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        on_servers(self.client, "stop")
-        self._fit.exception(JOIN_SECONDS)
-        self._pool.shutdown()
-
-    def wait_for(self, condition, seconds=JOIN_SECONDS, what="the condition"):
-        def holds():
-            if self._fit.done():
-                self._fit.result()
-                raise AssertionError("the fit has ended before it was stopped")
-            return condition()
-
-        wait_for(holds, seconds, what)
-
-    def wait_for_epochs(self, count):
-        """Wait until so many epochs more have begun."""
-        before = progress(self.client)
-        self.wait_for(lambda: progress(self.client) >= before + count)
-
-    def wait_for_workers(self, count):
-        """Wait until so many workers have trained."""
-        seen = set()
-
-        def all_seen():
-            seen.update(address for address, trains in self.client.run(trains_now).items() if trains)
-            return len(seen) >= count
-
-        self.wait_for(all_seen)
-        self.wait_for_epochs(2)  # an epoch ends with its visits
-
-    def stop(self):
-        """End it; return the workers in the order in which they came, every row counted once per epoch."""
-        wait_for(lambda: on_servers(self.client, "stop") or self._fit.done(), JOIN_SECONDS)
-        history = self._fit.result(JOIN_SECONDS).history_
-        assert [epoch.rows for epoch in history.epochs] == [12_000] * self.classifier.n_iter_
-        assert history.to_frame("visits").rows.sum() == 12_000 * self.classifier.n_iter_
-        return history.to_frame("rounds").worker.unique().tolist()
-
-
-def trains_now(dask_worker):
-    return any(
-        "skdist-visit" in str(key)
-        for key, task in dask_worker.state.tasks.items()
-        if task.state in ("executing", "long-running")
-    )
-
-
 def addresses(client):
     return set(client.scheduler_info(n_workers=-1)["workers"])
 
 
 def end_job(cluster, client, holds_server):
     """Cancel the job of the worker with the server, or of another; return the worker's address."""
-    found = client.run(lambda dask_worker: (dask_worker.name, len(dask_worker.state.actors) > 0))
-    address, name = next((a, name) for a, (name, holds) in found.items() if holds == holds_server)
-    subprocess.run(["scancel", cluster.workers[name].job_id], check=True, timeout=20)
+    (home,) = homes_of_servers(client)
+    names = client.run(lambda dask_worker: dask_worker.name)
+    address = next(address for address in names if (address == home) == holds_server)
+    subprocess.run(["scancel", cluster.workers[names[address]].job_id], check=True, timeout=20)
     return address
 
 
@@ -137,7 +72,7 @@ def test_a_job_that_ends_is_replaced_and_costs_no_row_and_no_row_twice(jobs, laz
         cluster.adapt(minimum_jobs=2, maximum_jobs=2, interval="500ms")
         client.wait_for_workers(2, timeout=JOIN_SECONDS)
         first = addresses(client)
-        with Training(client, lazy) as training:
+        with EndlessFit(client, lazy) as training:
             training.wait_for_workers(2)
             ended = end_job(cluster, client, holds_server=False)
             training.wait_for(lambda: len(addresses(client) - {ended}) == 2)
@@ -155,12 +90,13 @@ def test_the_job_of_the_server_ends(jobs, lazy, binary):
     with jobs() as (cluster, client):
         cluster.adapt(minimum_jobs=2, maximum_jobs=2, interval="500ms")
         client.wait_for_workers(2, timeout=JOIN_SECONDS)
-        with Training(client, lazy) as training:
+        first = addresses(client)
+        with EndlessFit(client, lazy) as training:
             training.wait_for_workers(2)
             ended = end_job(cluster, client, holds_server=True)
-            training.wait_for(lambda: ended not in addresses(client))
-            training.wait_for_epochs(5)
-            assert len(set(training.stop()) - {ended}) >= 1
+            training.wait_for(lambda: len(addresses(client) - {ended}) == 2)
+            training.wait_for_workers(2)
+            assert set(training.stop()) == first | addresses(client)
         assert training.classifier.score(*binary) > 0.85
 
 
@@ -183,7 +119,7 @@ def check_lifetime(jobs, rows, binary, lifetime, seconds, least_workers, **param
         cluster.adapt(minimum_jobs=2, maximum_jobs=2, interval="500ms")
         client.wait_for_workers(2, timeout=JOIN_SECONDS)
         until = time.monotonic() + seconds
-        with Training(client, rows) as training:
+        with EndlessFit(client, rows) as training:
             training.wait_for(lambda: time.monotonic() > until, seconds + JOIN_SECONDS)
             training.wait_for_epochs(2)
             assert len(training.stop()) >= least_workers
