@@ -3,8 +3,8 @@
     python tests/slurm/daemons.py start   # prints SLURM_CONF=..., which the tests need
     python tests/slurm/daemons.py stop
 
-Needs root, and apt where Slurm is not installed. It has a munge and ports of its own, so that a Slurm that runs on
-the machine is not disturbed. All it writes is in one folder.
+Needs root, and apt where Slurm is not installed. It has a munge and ports of its own, so that a Slurm
+that runs on the machine is not disturbed. All it writes is in one folder.
 """
 
 from __future__ import annotations

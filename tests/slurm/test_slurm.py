@@ -48,12 +48,6 @@ def test_jobs_of_a_fixed_number_train_together(jobs, lazy, binary):
         assert clf.score(*binary) > 0.85
 
 
-def test_a_fit_waits_for_the_first_job_of_an_adaptive_cluster(jobs, lazy, binary):
-    with jobs() as (cluster, client):
-        cluster.adapt(minimum_jobs=1, maximum_jobs=2)
-        assert make(client).fit(*lazy).score(*binary) > 0.85
-
-
 def test_a_grid_over_a_pipeline(jobs, binary):
     X, y = binary[0][:3_000], binary[1][:3_000]
     with jobs() as (cluster, client):
