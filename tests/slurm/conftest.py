@@ -41,10 +41,11 @@ def slurm():
     wait_for(lambda: squeue("%i") == [], 30, lambda: f"jobs are left: {squeue('%i %j')}")
 
 
-@pytest.fixture
-def jobs(slurm, tmp_path):
+@pytest.fixture(scope="session")
+def jobs(slurm, tmp_path_factory):
     """A function that makes a cluster of Slurm jobs of one worker with one thread, and its client."""
     jobqueue = pytest.importorskip("dask_jobqueue")
+    folder = tmp_path_factory.mktemp("jobs")
 
     @contextmanager
     def make(**parameters):
@@ -57,8 +58,8 @@ def jobs(slurm, tmp_path):
                     "memory": "2GB",
                     "walltime": "00:05:00",
                     "interface": "lo",
-                    "local_directory": tmp_path,
-                    "log_directory": tmp_path,
+                    "local_directory": folder,
+                    "log_directory": folder,
                     "scheduler_options": {"dashboard_address": ":0"},
                     **parameters,
                 }

@@ -11,16 +11,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdist import DistributedSGDClassifier
+from tests.cluster.conftest import assert_clean
 from tests.cluster.endless import EndlessFit, homes_of_servers
 from tests.slurm.conftest import squeue
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 
 JOIN_SECONDS = 60
-
-
-def make(client, **parameters):
-    return DistributedSGDClassifier("log_loss", random_state=0, client=client, **parameters)
 
 
 def addresses(client):
@@ -36,29 +33,34 @@ def end_job(cluster, client, holds_server):
     return address
 
 
-def test_jobs_of_a_fixed_number_train_together(jobs, lazy, binary):
-    with jobs() as (cluster, client):
-        cluster.scale(jobs=2)
-        client.wait_for_workers(2, timeout=JOIN_SECONDS)
+class TestAFixedNumberOfJobs:
+    @pytest.fixture(scope="class")
+    def fixed(self, jobs):
+        """A client of a cluster of two jobs, that nothing happens to."""
+        with jobs() as (cluster, client):
+            cluster.scale(jobs=2)
+            client.wait_for_workers(2, timeout=JOIN_SECONDS)
+            yield client
+
+    def test_all_train(self, fixed, lazy, binary):
         assert len(squeue("%i")) == 2
-        clf = make(client, max_iter=4, tol=None, round_size=512).fit(*lazy)
-        rounds = clf.history_.to_frame("rounds")
-        assert set(rounds.worker) == addresses(client)
-        assert [epoch.rows for epoch in clf.history_.epochs] == [12_000] * 4
-        assert clf.score(*binary) > 0.85
+        with EndlessFit(fixed, lazy) as training:
+            training.wait_for_workers(2)
+            assert set(training.stop()) == addresses(fixed)
+        assert training.classifier.score(*binary) > 0.85
+        assert_clean(fixed)
 
-
-def test_a_grid_over_a_pipeline(jobs, binary):
-    X, y = binary[0][:3_000], binary[1][:3_000]
-    with jobs() as (cluster, client):
-        cluster.scale(jobs=2)
-        pipeline = make_pipeline(StandardScaler(), make(client))
+    def test_a_grid_over_a_pipeline(self, fixed, binary):
+        X, y = binary[0][:3_000], binary[1][:3_000]
         grid = {"distributedsgdclassifier__alpha": [1e-4, 100.0]}
+        pipeline = make_pipeline(
+            StandardScaler(), DistributedSGDClassifier("log_loss", random_state=0, client=fixed)
+        )
         found = GridSearchCV(pipeline, grid, cv=2, error_score="raise").fit(X, y)
         assert found.best_params_["distributedsgdclassifier__alpha"] == 1e-4
         assert found.best_score_ > 0.85
-        workers = set(found.best_estimator_[-1].history_.to_frame("rounds").worker)
-        assert workers <= addresses(client)
+        assert set(found.best_estimator_[-1].history_.to_frame("rounds").worker) <= addresses(fixed)
+        assert_clean(fixed)
 
 
 def test_a_job_that_ends_is_replaced_and_costs_no_row_and_no_row_twice(jobs, lazy, binary):
@@ -96,7 +98,7 @@ def test_the_job_of_the_server_ends(jobs, lazy, binary):
 
 @survives
 def test_a_lifetime_that_is_shorter_than_the_fit(jobs, lazy, binary):
-    check_lifetime(jobs, lazy, binary, lifetime=6, seconds=15, least_workers=4)
+    check_lifetime(jobs, lazy, binary, lifetime=6, seconds=12, least_workers=4)
 
 
 @survives
