@@ -352,7 +352,7 @@ REFUSED = {
     "y of two columns": (X, np.c_[Y, Y], "1d array"),
     "dask NaN": (chunked(put(X, (305, 2), np.nan)), Y, r"Partition 1: X contains NaN .*columns 2"),
     "dask complex": (chunked(X.astype(complex)), Y, "Partition 0: X must hold numbers.*complex128"),
-    "dask text": (chunked(put(OBJECTS, (5, 2), "a")), Y, "X holds values that are no.*: text in row 5, column 2"),
+    "dask text": (chunked(put(OBJECTS, (5, 2), "a")), Y, "X holds values .*: text in row 5, column 2"),
     "dask dict": (chunked(put(OBJECTS, (5, 2), {})), Y, "X holds values that are no numbers.*dict"),
     "dask dates": (chunked(X.astype("M8[s]")), Y, "Partition 0: X must hold numbers.*datetime"),
     "dask 3d": (chunked(X).reshape(N_ROWS, 2, 3), Y, "two dimensions"),
