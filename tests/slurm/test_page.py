@@ -10,7 +10,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("slurm")]
 
 
 @pytest.mark.filterwarnings("ignore:Port .* is already in use")
-def test_snippets_run(tmp_path):
+def test_snippets_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # jobs write their output where they were submitted
     # What differs from site to site.
     here = {
         'queue="normal"': 'queue="main"',

@@ -33,15 +33,16 @@ def end_job(cluster, client, holds_server):
     return address
 
 
-class TestAFixedNumberOfJobs:
-    @pytest.fixture(scope="class")
-    def fixed(self, jobs):
-        """A client of a cluster of two jobs, that nothing happens to."""
-        with jobs() as (cluster, client):
-            cluster.scale(jobs=2)
-            client.wait_for_workers(2, timeout=JOIN_SECONDS)
-            yield client
+@pytest.fixture(scope="class")
+def fixed(jobs):
+    """A client of a cluster of two jobs, that nothing happens to."""
+    with jobs() as (cluster, client):
+        cluster.scale(jobs=2)
+        client.wait_for_workers(2, timeout=JOIN_SECONDS)
+        yield client
 
+
+class TestAFixedNumberOfJobs:
     def test_all_train(self, fixed, lazy, binary):
         assert len(squeue("%i")) == 2
         with EndlessFit(fixed, lazy) as training:
