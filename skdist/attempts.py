@@ -77,6 +77,14 @@ class Attempts:
         """Return the newest execution of a visit; None where nobody ever joined it."""
         return self._newest.get(visit)
 
+    def offsets(self, visits: Collection[int], newest: int) -> dict[int, int]:
+        """Return the rows acknowledged of some visits, and of all with a number above ``newest``."""
+        return {
+            number: attempt.offset
+            for number, attempt in self._newest.items()
+            if number > newest or number in visits
+        }
+
     def enlist(self, visit: Visit, learner: str) -> Attempt:
         """Return the newest execution of a visit, made if need be."""
         attempt = self._newest.get(visit.number)

@@ -15,6 +15,10 @@ class ServerLostError(SkdistError, RuntimeError):
     """The parameter server does not answer any more."""
 
 
+class SchedulerLostError(SkdistError, ConnectionError):
+    """The scheduler of the cluster does not answer any more."""
+
+
 class DivergedError(SkdistError, FloatingPointError):
     """The loss stopped being a number although the data is finite."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from skdist.backup import Backup
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.dispatch import EPOCH_LEAD, Dispatcher
 from skdist.control.gates import FIRST_LEASE_SECONDS, gate_of
@@ -150,8 +151,12 @@ def build_server(
     clock: float,
     time_source: Callable[[], float] = time.perf_counter,
     first_lease_seconds: float = FIRST_LEASE_SECONDS,
+    backup: Backup | None = None,
 ) -> ParameterServer:
-    """Return the server of a fit; the same in a thread pool, an actor and a simulation."""
+    """Return the server of a fit; the same in a thread pool, an actor and a simulation.
+
+    With a backup it goes on from there.
+    """
     several = model.schedule.adaptive
     tol = None if settings.tol is None else settings.tol * model.loss_unit
     interval = -(-n_rows // checks_per_epoch(n_rows, several))
@@ -159,7 +164,7 @@ def build_server(
         # The mean of many learners moves less per row than one; what momentum gives back, it does.
         slowdown = max(n_learners * (1 - settings.most_momentum), 1.0)
         interval = math.ceil(interval * slowdown**SLOWDOWN_POWER)
-    return ParameterServer(
+    server = ParameterServer(
         state,
         n_rows=n_rows,
         schedule=model.schedule,
@@ -173,11 +178,15 @@ def build_server(
         max_iter=settings.max_iter,
         n_learners=n_learners,
         even=not settings.fixed_shares,
+        exchange_rows=model.exchange_rows,
         collect=settings.updates,
         momentum=settings.most_momentum,
         clock=clock,
         time_source=time_source,
     )
+    if backup is not None:
+        server.go_on(backup)
+    return server
 
 
 def build_dispatcher(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,19 @@ from skdist.parameters import Pending
 
 
 @dataclass
-class _Epoch:
+class EpochSums:
+    """Sums over the rounds of an epoch.
+
+    Attributes
+    ----------
+    rows : int
+        Applied until now.
+    loss : float
+        Sum of their losses.
+    began, ended : float
+        Seconds since the start of the fit.
+    """
+
     rows: int = 0
     loss: float = 0.0
     began: float = math.inf
@@ -58,7 +70,15 @@ class Journal:
 
     def __init__(self) -> None:
         self.rounds: list[RoundRecord] = []
-        self._epochs: dict[int, _Epoch] = {}
+        self._epochs: dict[int, EpochSums] = {}
+
+    def sums(self) -> dict[int, EpochSums]:
+        """Return a copy of the sums of each epoch."""
+        return {number: replace(sums) for number, sums in self._epochs.items()}
+
+    def go_on(self, sums: dict[int, EpochSums]) -> None:
+        """Go on from the sums of another journal, whose rounds somebody else keeps."""
+        self._epochs = {number: replace(each) for number, each in sums.items()}
 
     def note(self, item: Pending, *, epoch: int, worker: str, version: int, weight: float) -> None:
         """Write down an update that was applied.
@@ -80,7 +100,7 @@ class Journal:
         rows = update.stop - update.start
         sums = self._epochs.get(epoch)
         if sums is None:
-            sums = self._epochs[epoch] = _Epoch()
+            sums = self._epochs[epoch] = EpochSums()
         sums.rows += rows
         sums.loss += update.loss
         sums.began = min(sums.began, item.seconds - update.seconds_compute)

@@ -13,6 +13,7 @@ import numpy as np
 from skdist.control.staleness import StalenessWindow, predicted_context
 from skdist.control.windows import SlidingWindow, smoothed
 from skdist.messages import Answer, Link, Update, Visit
+from skdist.models.arithmetic import add_difference
 
 #: While an answer is under way, a round is trained in at most this many slices, after each of which it may
 #: be merged.
@@ -125,7 +126,7 @@ class Learner:
         seconds = rows * self.seconds_per_row + 2 * self.link().median
         predicted = predicted_context(seconds, answer.peers, self.collect, self.gathers)
         context = self.adapter.context(self.staleness.sample(self.adapter.stride), predicted)
-        return context, self.adapter.rate_scale(context, answer.reference, decay)
+        return context, self.adapter.rate_scale(context, answer.reference, decay, answer.level)
 
 
 class Rows:
@@ -262,7 +263,8 @@ def run_visit(
                 state[...] = reply.state
             else:
                 # What was trained since the update was sent stays on top.
-                np.add(state, reply.state - sent, out=state)
+                assert sent is not None
+                add_difference(state, state, reply.state, sent)
             t = reply.clock + ahead
         answer, sent = reply, None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -85,6 +85,10 @@ class Visit:
                 left.append(Segment(segment.partition, cut, segment.stop, segment.ahead))
             offset -= segment.rows
         return tuple(done), tuple(left)
+
+    def between(self, start: int, stop: int) -> tuple[Segment, ...]:
+        """Return the segments of rows ``[start, stop)``."""
+        return replace(self, segments=self.split(stop)[0]).split(start)[1]
 
     def epoch_at(self, offset: int) -> int:
         """Return the epoch of row ``offset``, behind the last row the one after the last."""
@@ -224,6 +228,8 @@ class Answer(NamedTuple):
         learner ends there, so that it does not depend on the rounds when training ends. ``inf`` for several.
     rate : float
         Factor of the learning rate.
+    level : float
+        Mean rate scale of the updates of all learners, but for what the decay of the steps makes of it.
     seconds_held : float
         How long the answer was held back until others had come.
     """
@@ -243,6 +249,7 @@ class Answer(NamedTuple):
     until_check: float = math.inf
     check_interval: float = math.inf
     rate: float = 1.0
+    level: float = 1.0
     seconds_held: float = 0.0
 
 
@@ -289,6 +296,9 @@ class VisitReport(NamedTuple):
         Rounds trained.
     seconds_compute : float
         Time spent training them.
+    server_lost : bool
+        Whether it ended because the server did not answer any more: ``offset`` is then what the learner knows
+        of.
     """
 
     visit: Visit
@@ -302,3 +312,4 @@ class VisitReport(NamedTuple):
     seconds_free: float = 0.0
     rounds: int = 0
     seconds_compute: float = 0.0
+    server_lost: bool = False

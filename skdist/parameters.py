@@ -9,6 +9,7 @@ import numpy as np
 
 from skdist.control.aggregation import InverseVolatility, uniform_weights
 from skdist.messages import Update
+from skdist.models.arithmetic import add_difference, add_velocity
 
 
 class Pending(NamedTuple):
@@ -44,10 +45,31 @@ class Pending(NamedTuple):
     epoch: int = 0
 
 
+class Stage(NamedTuple):
+    """Where parameters stand: all that their next version depends on.
+
+    Attributes
+    ----------
+    state : ndarray
+        The parameters.
+    velocity : ndarray or None
+        Of the momentum.
+    version : int
+        How often they were replaced.
+    clock : float
+        Sequential steps made.
+    """
+
+    state: np.ndarray
+    velocity: np.ndarray | None
+    version: int
+    clock: float
+
+
 class Parameters:
     """A state, its version and the sequential steps behind it.
 
-    Arrays are replaced, never written to: what was handed out stays as it was.
+    States are replaced, never written to: what was handed out stays as it was.
 
     Parameters
     ----------
@@ -88,6 +110,18 @@ class Parameters:
         self._aggregator, self._momentum = aggregator, momentum
         self._velocity: np.ndarray | None = None
 
+    @property
+    def stage(self) -> Stage:
+        """Where they stand."""
+        # The velocity, unlike states, is written to.
+        velocity = None if self._velocity is None else self._velocity.copy()
+        return Stage(self.state, velocity, self.version, self.clock)
+
+    def go_on(self, stage: Stage) -> None:
+        """Go on from where others stood."""
+        self.state, self.version, self.clock = stage.state, stage.version, stage.clock
+        self._velocity = None if stage.velocity is None else stage.velocity.copy()
+
     def apply(self, pending: Sequence[Pending], learners: int, share: float) -> Sequence[float]:
         """Make the next version of some updates; return the weight of each.
 
@@ -119,17 +153,20 @@ class Parameters:
             # training to the bit.
             self.state = first.update.state
             for item, weight in zip(pending[1:], weights[1:], strict=True):
-                self.state = self.state + weight * (item.update.state - first.update.state)
+                mean = np.empty_like(present)
+                add_difference(mean, self.state, item.update.state, first.update.state, weight)
+                self.state = mean
             self._velocity = None
         else:
-            change = np.zeros_like(present)
+            self.state = np.empty_like(present)
+            start = present
             for item, weight in zip(pending, weights, strict=True):
-                change += weight * item.scale * (item.update.state - item.base)
+                add_difference(self.state, start, item.update.state, item.base, weight * item.scale)
+                start = self.state
             if momentum:
-                before = self._velocity if self._velocity is not None else 0.0
-                self._velocity = momentum * before + change[0]
-                change[0] += momentum * self._velocity
-            self.state = present + change
+                if self._velocity is None:
+                    self._velocity = np.zeros_like(present[:1])
+                add_velocity(self.state[:1], present[:1], self._velocity, momentum)
         self.version += 1
         for item, weight in zip(pending, weights, strict=True):
             self.clock += weight * item.scale * item.update.steps

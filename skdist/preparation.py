@@ -24,6 +24,9 @@ from skdist.models.partition import Partition
 from skdist.models.targets import Classes, Targets, measure_targets
 from skdist.models.validation import BLOCK_ROWS, SplitSummary, summarize_split
 
+#: Bounds a row's part of a penalty where its weight is next to nothing.
+MOST_SHARE = 1e30
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -83,6 +86,14 @@ def _weights_of(moments: Moments) -> tuple[float, float, float]:
     return moments.weight / moments.rows, moments.weight_square / moments.rows, moments.heaviest
 
 
+def _penalty_shares(moments: Moments, dtype: np.dtype) -> np.ndarray:
+    """Return the part of a feature's penalty that rows which store it take, by their weight."""
+    shares = np.divide(
+        moments.rows, moments.present, out=np.zeros_like(moments.present), where=moments.present > 0
+    )
+    return as_input(np.minimum(shares, MOST_SHARE).astype(dtype))
+
+
 def automatic_batch_size(n_rows: int) -> int:
     """Return the rows of a step for ``batch_size='auto'``.
 
@@ -130,7 +141,7 @@ def build_model(
         batch = 1 if learning_rate in ("pa1", "pa2") else automatic_batch_size(moments.rows)
     else:
         batch = int(batch_size)
-    n_features = len(moments.mean)
+    width = len(moments.mean)
     scale, center, norm = moments.preconditioner(batch, centered=fit_intercept)
     factors = targets.factors(class_weight) if isinstance(targets, Classes) else np.zeros(0)
     ratio = {"l1": 1.0, "elasticnet": l1_ratio}.get(str(penalty), 0.0)
@@ -155,7 +166,7 @@ def build_model(
         # A learner is with one partition for many steps: they must be stable on the rows of each.
         steepest = max(
             # The only step of a partition that is shorter than a batch is scaled by its size.
-            (p.weight / max(p.rows, batch) * p.steepness(scale, center) for p in parts),
+            (p.weight / max(p.rows, batch) * p.over(moments.columns).steepness(scale, center) for p in parts),
             default=0.0,
         )
         steepness = max(steepest * moments.rows / (moments.weight * moments.steepness(scale, center)), 1.0)
@@ -168,7 +179,7 @@ def build_model(
         until = max(CONSTANT_PASSES * moments.rows / batch, CONSTANT_STEPS)
         schedule = Schedule(LATE_DECAY, step, until, adaptive=True, average_from=0.0)
     else:
-        scale, center = np.ones(n_features), np.zeros(n_features)
+        scale, center = np.ones(width), np.zeros(width)
         # scikit-learn counts rows before averaging starts, steps here are mini-batches.
         begin = (int(average) - 1) / batch if average else np.inf
         heaviest = max(factors, default=1.0)
@@ -192,7 +203,8 @@ def build_model(
     return LinearModel(
         loss=loss,
         n_classes=len(targets.labels) if isinstance(targets, Classes) else 0,
-        n_features=n_features,
+        n_features=moments.n_features,
+        columns=moments.columns,
         l1=strength * ratio,
         l2=strength * (1.0 - ratio),
         epsilon=float(epsilon),
@@ -206,6 +218,7 @@ def build_model(
         center=as_input(center.astype(dtype)),
         dtype=dtype,
         sparse=moments.sparse,
+        share=_penalty_shares(moments, dtype) if moments.sparse else np.zeros(0, dtype),
         sweep=sweep_interval(moments, batch) if moments.sparse else 1,
         shuffle=shuffle,
         seed=seed,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 
 import numpy as np
 
 from skdist.attempts import Attempt, Attempts
+from skdist.backup import Backup
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.dispatch import EPOCH_LEAD
 from skdist.control.gates import Gate
@@ -22,6 +24,9 @@ from skdist.control.stopping import ConvergenceMonitor
 from skdist.journal import Journal, Outcome
 from skdist.messages import Answer, Join, Snapshot, Update
 from skdist.parameters import Parameters, Pending
+
+#: The mean factor of the updates' rates is one of so many updates of each learner.
+LEVEL_UPDATES = 8
 
 
 class ParameterServer:
@@ -58,6 +63,8 @@ class ParameterServer:
         Learners expected at the start.
     even : bool
         Whether automatic rounds of slow learners are shortened; not where shares of rows are fixed.
+    exchange_rows : int
+        Rows whose training touches as much memory as an exchange; automatic rounds are no shorter.
     collect : int
         Updates that are applied together and make one version, unless the gate decides it.
     momentum : float
@@ -92,6 +99,7 @@ class ParameterServer:
         max_iter: int = 1,
         n_learners: int = 1,
         even: bool = True,
+        exchange_rows: int = 0,
         collect: int = 1,
         momentum: float = 0.0,
         clock: float = 0.0,
@@ -108,11 +116,15 @@ class ParameterServer:
         self._converged = False
         self._newest_epoch = -1
         self._collect = collect
+        self._level = 1.0
         self._now = time_source
         self._began = time_source()
         # A round of one step has no volatility.
         shortest = 2 * batch_size if aggregator is not None else batch_size
-        self._roster = Roster(adapter, sizer, round_size, batch_size, shortest, n_rows, n_learners, even)
+        self._roster = Roster(
+            adapter, sizer, round_size, batch_size, shortest, n_rows, n_learners, even,
+            exchange_rows,
+        )  # fmt: skip
         self._attempts = Attempts()
         self._pending: list[Pending] = []
         self._lock = threading.Lock()
@@ -199,7 +211,7 @@ class ParameterServer:
             # One of each learner makes a version: who is one behind has just missed the end of a round.
             late = max(staleness - 1, 0.0) if self._gate.collective else staleness
             attempt.accept(update, late, now)
-            scale = self._guarded(update.rate_scale, late)
+            scale = self._guarded(update, late)
             epoch, begin = attempt.visit.epoch_at(update.start), attempt.visit.segments[0]
             if epoch > self._newest_epoch:  # in a visit of several
                 self._newest_epoch = epoch
@@ -279,6 +291,61 @@ class ParameterServer:
             released = self._advance(now)
         _deliver(released)
 
+    def silent(self) -> list[int]:
+        """Return the visits under way whose learner should have been heard of long ago.
+
+        A learner that has not ended its first round is not judged: nobody knows how long it takes.
+        """
+        with self._lock:
+            now = self._now()
+            return [
+                attempt.visit.number
+                for attempt in self._attempts
+                if attempt.name
+                and attempt.learner not in self._attempts.waiting
+                and self._roster.silent(attempt.learner, now)
+            ]
+
+    def back_up(self, visits: Collection[int], newest: int, rounds: int) -> Backup:
+        """Return what another server needs to go on from here.
+
+        Parameters
+        ----------
+        visits : collection of int
+            Those of which the driver wants to know the rows that are applied.
+        newest : int
+            The newest visit that it knows of: one that began since is part of the answer, too.
+        rounds : int
+            How many of the journal's rounds it has.
+        """
+        with self._lock:
+            offsets = self._attempts.offsets(visits, newest)
+            for item in self._pending:
+                number, start = item.update.visit, item.update.start
+                offsets[number] = min(offsets.get(number, start), start)
+            return Backup(
+                stage=self._parameters.stage,
+                monitor=copy.copy(self._monitor),
+                sums=self._journal.sums(),
+                rounds=self._journal.rounds[rounds:],
+                newest_epoch=self._newest_epoch,
+                last_epoch=self._last_epoch,
+                converged=self._converged,
+                seconds=self.seconds(),
+                offsets=offsets,
+            )
+
+    def go_on(self, backup: Backup) -> None:
+        """Go on where another server stopped, with visits of new numbers."""
+        assert backup.stage is not None
+        with self._lock:
+            self._parameters.go_on(backup.stage)
+            self._journal.go_on(backup.sums)
+            self._monitor = copy.copy(backup.monitor)
+            self._newest_epoch, self._last_epoch = backup.newest_epoch, backup.last_epoch
+            self._converged = backup.converged
+            self._began = self._now() - backup.seconds
+
     def finish(self) -> Outcome:
         """Apply what is pending and return the outcome."""
         with self._lock:
@@ -315,11 +382,17 @@ class ParameterServer:
         with self._lock:
             return self._journal.progress()
 
-    def _guarded(self, scale: float, staleness: float) -> float:
-        if self._adapter is None or not self._adapter.guard or not staleness:
-            return scale
+    def _guarded(self, update: Update, staleness: float) -> float:
+        if self._adapter is None:
+            return update.rate_scale
+        reference = self._roster.reference()
+        worst = max(update.context, staleness) if self._adapter.guard else update.context
+        plain = self._adapter.rate_scale(worst, reference)
+        self._level += (plain - self._level) / (LEVEL_UPDATES * len(self._roster))
+        if not self._adapter.guard or not staleness:
+            return update.rate_scale
         decay = self._schedule.decay(self.clock)
-        return min(scale, self._adapter.rate_scale(staleness, self._roster.reference(), decay))
+        return min(update.rate_scale, self._adapter.rate_scale(staleness, reference, decay, self._level))
 
     def _end(self, attempt: Attempt) -> None:
         """Take in that the present execution of a visit is over; who still waits for it is refused."""
@@ -399,6 +472,7 @@ class ParameterServer:
             until_check=monitor.until_check if monitor is not None else math.inf,
             check_interval=monitor.interval if monitor is not None else math.inf,
             rate=1.0 if self._monitor is None else self._monitor.rate,
+            level=self._level,
             seconds_held=held,
         )
         return attempt.answer

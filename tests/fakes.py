@@ -50,6 +50,7 @@ class RowModel:
     batches: list = field(default_factory=list)
     on_train: object = None
     loss_unit: float = 1.0
+    exchange_rows: int = 0
 
     def order(self, partition, number, epoch):
         return np.random.default_rng([number, epoch]).permutation(partition.n_rows)

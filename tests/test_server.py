@@ -144,11 +144,25 @@ def test_the_guard_applies_the_lower_of_two_scales(others, asked, guard):
         busy.push(change=0.0)
     decay = schedule.decay(server.clock)
     before = server.state.copy()
-    assert late.push(change=1.0, scale=asked).staleness == others
+    answer = late.push(change=1.0, scale=asked)
+    assert answer.staleness == others
     applied = server.finish()[3][-1].applied
-    expected = min(asked, adapter.rate_scale(others, 0.0, decay)) if guard else asked
+    expected = min(asked, adapter.rate_scale(others, 0.0, decay, answer.level)) if guard else asked
     assert applied == pytest.approx(expected)
     assert server.state - before == pytest.approx([expected])
+
+
+def test_the_level_is_the_mean_scale_of_all_updates():
+    adapter = StalenessWindow()
+    server = make_server(size=1, adapter=adapter)
+    late, busy = FakeLearner(server, "late", visit=1), FakeLearner(server, "busy", visit=2)
+    assert busy.push().level == 1.0
+    for _ in range(100):  # the late one misses three versions, the busy one what the late one makes
+        for _ in range(3):
+            busy.push()
+        answer = late.push()
+    scales = [adapter.rate_scale(versions) for versions in (1, 0, 0, 3)]
+    assert answer.level == pytest.approx(sum(scales) / 4, rel=0.1)
 
 
 def test_reference_mean_is_the_mean_of_all_windows():

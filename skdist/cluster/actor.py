@@ -1,18 +1,20 @@
-"""The parameter server as a Dask actor, and the reference by which visits reach it."""
+"""The parameter server as a Dask actor, and how it is reached."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
-from concurrent.futures import Future
+from collections.abc import Awaitable, Collection
+from concurrent.futures import FIRST_COMPLETED, Future
+from concurrent.futures import wait as wait_for_any
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from distributed import Client
+from distributed import Client, get_worker
 from distributed.protocol import to_serialize
 
+from skdist.backup import Backup
 from skdist.exceptions import ServerLostError
 from skdist.fitting import FitSettings, build_server
 from skdist.journal import Outcome
@@ -43,11 +45,16 @@ class ServerActor:
 
     def begin(
         self, model: Any, classes: Any, settings: FitSettings, state: np.ndarray, n_rows: int,
-        n_learners: int, clock: float,
+        n_learners: int, clock: float, backup: Backup | None = None, plugin_name: str = "",
     ) -> None:  # fmt: skip
-        """Make the server; parameters as in `skdist.fitting.build_server`."""
+        """Make the server; parameters as in `skdist.fitting.build_server`.
+
+        A backup without parameters goes with those that the plugin of this name keeps on this worker.
+        """
         self._model, self._classes = model, classes
-        self._server = build_server(model, settings, state, n_rows, n_learners, clock)
+        if backup is not None and backup.stage is None:
+            backup = get_worker().plugins[plugin_name].backup
+        self._server = build_server(model, settings, state, n_rows, n_learners, clock, backup=backup)
 
     @property
     def begun(self) -> bool:
@@ -109,9 +116,25 @@ class ServerActor:
         """See `ParameterServer.leave`."""
         return self._served().leave(visit, attempt)
 
-    def finish(self) -> Outcome:
-        """See `ParameterServer.finish`."""
-        return self._served().finish()
+    def silent(self) -> list[int]:
+        """See `ParameterServer.silent`."""
+        return self._served().silent()
+
+    def back_up(self, visits: Collection[int], newest: int, rounds: int) -> Backup:
+        """See `ParameterServer.back_up`."""
+        return self._served().back_up(visits, newest, rounds)
+
+    def hand_over(self, visits: Collection[int], newest: int, rounds: int) -> Backup:
+        """Return a backup, and refuse all updates from then on."""
+        server = self._served()
+        backup = server.back_up(visits, newest, rounds)
+        server.abort()
+        return backup
+
+    def finish(self, rounds: int = 0) -> Outcome:
+        """See `ParameterServer.finish`; the rounds that the driver has are left out."""
+        outcome = self._served().finish()
+        return outcome._replace(rounds=outcome.rounds[rounds:])
 
     def progress(self) -> tuple[int, float, int]:
         """See `ParameterServer.progress`."""
@@ -142,7 +165,7 @@ class ServerActor:
 
 @dataclass(frozen=True)
 class ServerRef:
-    """How a visit reaches the server.
+    """Which server a visit trains with, and where it is.
 
     An ``Actor`` given to a task would be a dependency of it: with the actor's worker all visits would
     fail at once, on healthy workers too. This is opaque to Dask.
@@ -152,50 +175,18 @@ class ServerRef:
     address : str
         Of the actor's worker.
     key : str
-        Of the actor.
+        Of the actor. That of each incarnation is another one, so that what is sent to one that was replaced
+        never reaches the next.
+    incarnation : int
+        0 for the first server of a fit; a higher one replaces all lower ones.
     """
 
     address: str
     key: str
+    incarnation: int = 0
 
-    def is_local(self, worker: Any) -> bool:
-        """Return whether the actor lives in this worker: a call is then a function call."""
-        return bool(worker.address == self.address)
-
-    def post(self, worker: Any, method: str, *args: Any) -> Future[Any]:
-        """Start a call from a task's thread and return its future."""
-        return asyncio.run_coroutine_threadsafe(self._execute(worker, method, args), worker.loop.asyncio_loop)
-
-    def call(self, worker: Any, method: str, *args: Any) -> Any:
-        """Call a method and return its result.
-
-        Raises
-        ------
-        ServerLostError
-            Where the server is gone or does not answer in time.
-        """
-        if self.is_local(worker):
-            actor = worker.state.actors.get(self.key)
-            if actor is None:
-                raise ServerLostError("The parameter server has left this worker.")
-            return getattr(actor, method)(*args)
-        return self.wait(self.post(worker, method, *args))
-
-    def wait(self, future: Future[Any]) -> Any:
-        """Return the result of a call that was posted; raises as `call`."""
-        try:
-            return future.result(EXCHANGE_SECONDS)
-        except TimeoutError:
-            future.cancel()
-            raise ServerLostError(
-                f"The parameter server on {self.address} did not answer within {EXCHANGE_SECONDS:.0f} s."
-            ) from None
-        except OSError as error:
-            raise ServerLostError(
-                f"The parameter server on {self.address} cannot be reached: {error}"
-            ) from error
-
-    async def _execute(self, worker: Any, method: str, args: tuple[Any, ...]) -> Any:
+    async def call_from_worker(self, worker: Any, method: str, *args: Any) -> Any:
+        """Call a method from the event loop of another worker."""
         return _result(await _known(worker.rpc(self.address).actor_execute(**self._message(method, args))))
 
     async def call_from_driver(self, client: Client, method: str, *args: Any) -> Any:
@@ -207,6 +198,64 @@ class ServerRef:
         """Return what `distributed.Actor` sends; that class would bind itself to the default client."""
         wrapped = [to_serialize(arg) for arg in args]
         return {"function": method, "actor": self.key, "args": wrapped, "kwargs": {}}
+
+
+class Connection:
+    """The server as the tasks on a worker see it.
+
+    Parameters
+    ----------
+    ref : ServerRef
+        The server.
+    worker : Worker
+        This one.
+    gone : Future
+        Done as soon as it is known that the server was replaced.
+    """
+
+    def __init__(self, ref: ServerRef, worker: Any, gone: Future[None]) -> None:
+        self._ref, self._worker, self._gone = ref, worker, gone
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the actor lives in this worker: a call is then a function call."""
+        return bool(self._worker.address == self._ref.address)
+
+    def post(self, method: str, *args: Any) -> Future[Any]:
+        """Start a call from a task's thread and return its future."""
+        call = self._ref.call_from_worker(self._worker, method, *args)
+        return asyncio.run_coroutine_threadsafe(call, self._worker.loop.asyncio_loop)
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Call a method and return its result.
+
+        Raises
+        ------
+        ServerLostError
+            Where the server is gone, was replaced or does not answer in time.
+        """
+        if self._gone.done():
+            raise ServerLostError(f"The parameter server on {self._ref.address} was replaced.")
+        if self.is_local:
+            actor = self._worker.state.actors.get(self._ref.key)
+            if actor is None:
+                raise ServerLostError("The parameter server has left this worker.")
+            return getattr(actor, method)(*args)
+        return self.wait(self.post(method, *args))
+
+    def wait(self, future: Future[Any]) -> Any:
+        """Return the result of a call that was posted; raises as `call`."""
+        wait_for_any([future, self._gone], EXCHANGE_SECONDS, return_when=FIRST_COMPLETED)
+        if not future.done():
+            future.cancel()
+            why = "was replaced" if self._gone.done() else f"did not answer within {EXCHANGE_SECONDS:.0f} s"
+            raise ServerLostError(f"The parameter server on {self._ref.address} {why}.")
+        try:
+            return future.result()
+        except OSError as error:
+            raise ServerLostError(
+                f"The parameter server on {self._ref.address} cannot be reached: {error}"
+            ) from error
 
 
 async def _known(call: Awaitable[Any]) -> Any:

@@ -3,58 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
-import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any
 
-import dask
-import numpy as np
-from distributed import Client, KilledWorker
+from distributed import Client
 from distributed.client import FutureCancelledError
 
-from skdist.cluster import guard, tasks
-from skdist.cluster.actor import ServerActor, ServerRef
-from skdist.cluster.fetch import fetch, settle
+from skdist.cluster import guard
+from skdist.cluster.membership import Membership, Present
 from skdist.cluster.partitions import Partitions
 from skdist.cluster.plugin import LearnerPlugin
+from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, Serving
 from skdist.cluster.source import Source
-from skdist.control.dispatch import Dispatcher
-from skdist.exceptions import DataLostError, NoWorkersError, ServerLostError, VisitFailedError
-from skdist.fitting import (
-    FitResult,
-    FitSettings,
-    Progress,
-    build_dispatcher,
-    conclude,
-    lost_records,
-    take_in,
-)
+from skdist.cluster.training import Training
+from skdist.cluster.visits import Visits
+from skdist.exceptions import DataLostError, ServerLostError
+from skdist.fitting import FitResult, FitSettings, Progress, build_dispatcher, conclude
 from skdist.history import History
-from skdist.messages import Snapshot, Visit, VisitReport
 from skdist.models.validation import ALL_ROWS
-from skdist.observers import Observers, Watch
+from skdist.observers import Observers
 
 logger = logging.getLogger("skdist")
 
-T = TypeVar("T")
-
-#: Seconds to wait for a first worker; ``dask.config.set({"skdist.worker-timeout": ...})`` changes it.
-WORKER_TIMEOUT = 30.0
-
-#: How often the driver looks for workers that came or went, in seconds.
-LOOK_SECONDS = 0.5
-
 #: Cleaning up takes at most this long, in seconds.
 CLEANUP_SECONDS = 10.0
-
-#: A call from the driver to the server takes at most this long, in seconds.
-ANSWER_SECONDS = 30.0
-
-#: The server, if there still is one, gets this long to hear that the fit is over, in seconds.
-ABORT_SECONDS = 2.0
 
 
 def train_on_cluster(
@@ -133,14 +109,11 @@ class ClusterFit:
         if validation is not None:
             token = f"{self._token}-validation"
             self._validated = Partitions(client, validation, token, numbers, ALL_ROWS, "Validation partition")
-        self._looks: list[asyncio.Task[bool]] = []
-        self._looking = asyncio.Lock()
-        self._server: ServerRef | None = None
-        self._server_future: Any = None
+        self._membership = Membership(client)
+        self._serving = Serving(client, self._membership, self.name, self._token)
+        self._visits: Visits | None = None
+        self._training: Training | None = None
         self._starting: list[asyncio.Future[None]] = []
-        self._limit = float(dask.config.get("skdist.worker-timeout", WORKER_TIMEOUT))
-        self._flying: dict[asyncio.Task[Any], int] = {}
-        self._visits: dict[int, Any] = {}  # futures of the visits in flight that are on the cluster
         self._registered = False
         self._history = History()
         self._progress = Progress(settings.verbose)
@@ -163,30 +136,24 @@ class ClusterFit:
                 self.cleaned.set()
 
     async def _run(self) -> FitResult:
-        workers, memory = await self._wait_for_workers()
+        members = self._membership
+        present = await members.wait_for_workers()
         self._starting = [
-            asyncio.ensure_future(self._start_server(list(workers))),
+            asyncio.ensure_future(self._start_server(present)),
             asyncio.ensure_future(self._register_plugin()),
             asyncio.ensure_future(guard.register(self.client, self.name, f"skdist-server-{self._token}")),
         ]
-        summaries = await self._while_there_are_workers(self._partitions.measure(workers, memory))
+        measure = self._partitions.measure(present.threads, present.memory)
+        summaries = await members.while_there_are_workers(measure)
         validation = []
         if self._validated is not self._partitions:
-            validation = await self._while_there_are_workers(self._validated.measure(workers, memory))
-        for start in self._starting:
-            # Not cancelled with us: what was begun is awaited, and then undone.
-            try:
-                await asyncio.wait_for(asyncio.shield(start), ANSWER_SECONDS)
-            except TimeoutError as error:
-                raise ServerLostError(
-                    f"The parameter server or the heartbeat plugin did not start within {ANSWER_SECONDS:g} s."
-                ) from error
+            measure = self._validated.measure(present.threads, present.memory)
+            validation = await members.while_there_are_workers(measure)
+        await self._started()
         model, state, clock = self.plan.build(summaries, validation)
         rows = [summary.moments.rows for summary in summaries]
-        n_learners = sum(workers.values())
-        await self._call(
-            "begin", model, self.plan.classes, self.settings, state, sum(rows), n_learners, clock
-        )
+        n_learners = sum(present.threads.values())
+        begin = model, self.plan.classes, self.settings, state, sum(rows), n_learners, clock
         dispatcher = build_dispatcher(
             self.settings,
             model,
@@ -196,74 +163,34 @@ class ClusterFit:
             queue=1,
             streamed=self._partitions.streamed,
         )
-        await self._visit_all(dispatcher, workers)
-        result = conclude(await self._call("finish"), self._history, dispatcher.last_epoch + 1)
+        self._visits = Visits(
+            self.client, dispatcher, self._partitions, self._serving, self._history, self.name, self._token
+        )
+        self._training = Training(
+            membership=members,
+            serving=self._serving,
+            dispatcher=dispatcher,
+            visits=self._visits,
+            observers=self.observers,
+            progress=self._progress,
+            partitions=self._partitions,
+            validated=self._validated,
+            plugin_name=self.name,
+            present=present,
+            together=self.settings.mode == "sync",
+        )
+        outcome = await self._training.run(*begin)
+        result = conclude(outcome, self._history, dispatcher.last_epoch + 1)
         for last in result.history.epochs[-1:]:
-            self._progress.show(last.epoch, last.loss, last.rows, len(workers))
+            self._progress.show(last.epoch, last.loss, last.rows, len(self._training.present.threads))
         return result
 
-    async def _wait_for_workers(self) -> tuple[dict[str, int], float]:
-        """Return the threads of each worker and the memory of all, once there is one."""
-        deadline = time.monotonic() + self._limit
-        wanted = None
-        try:
-            while not (found := await self._workers())[0]:
-                if time.monotonic() > deadline:
-                    raise self._no_workers()
-                if wanted is None:
-                    logger.info("Waiting up to %g s for a first worker.", self._limit)
-                    # Only for a task that waits does an adaptive cluster start a worker.
-                    wanted = self.client.submit(int, key=f"skdist-wanted-{self._token}", pure=False)
-                await asyncio.sleep(0.1)
-            return found
-        finally:
-            if wanted is not None:
-                wanted.release()
-
-    def _no_workers(self) -> NoWorkersError:
-        return NoWorkersError(
-            f"The cluster has had no worker for {self._limit:g} s. Start some (cluster.scale(...)), wait "
-            "with client.wait_for_workers(1), or raise the limit with "
-            'dask.config.set({"skdist.worker-timeout": seconds}).'
-        )
-
-    async def _workers(self) -> tuple[dict[str, int], float]:
-        """Return the threads of each running worker and the memory of all together."""
-        identity = await self.client.scheduler.identity(n_workers=-1)
-        running = {
-            address: worker
-            for address, worker in identity["workers"].items()
-            if worker.get("status", "running") == "running"
-        }
-        limits = [worker["memory_limit"] or np.inf for worker in running.values()]
-        return {address: worker["nthreads"] for address, worker in running.items()}, float(sum(limits))
-
-    async def _while_there_are_workers(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await work that may take long, but not longer than the limit without any worker."""
-        task = asyncio.ensure_future(work)
-        seen = time.monotonic()
-        try:
-            while not (await asyncio.wait([task], timeout=LOOK_SECONDS))[0]:
-                if (await self._workers())[0]:
-                    seen = time.monotonic()
-                elif time.monotonic() - seen > self._limit:
-                    raise self._no_workers()
-            return task.result()
-        finally:
-            task.cancel()
-
-    async def _start_server(self, workers: list[str]) -> None:
-        key = f"skdist-server-{self._token}"
-        # Only where workers are named does Dask take the one with the fewest actors: servers of fits at the
-        # same time are not to share one.
-        self._server_future = self.client.submit(
-            ServerActor, actor=True, key=key, pure=False, workers=workers, allow_other_workers=True
-        )
-        await settle([self._server_future])
-        holders = await self.client.scheduler.who_has(keys=[key])
-        if not holders.get(key):
-            raise ServerLostError("The parameter server could not be started on any worker.")
-        self._server = ServerRef(holders[key][0], key)
+    async def _start_server(self, present: Present) -> None:
+        for _ in range(MOST_LOSSES - 1):
+            with contextlib.suppress(ServerLostError):
+                return await self._serving.start(list(present.threads))
+            present = await self._membership.wait_for_workers()
+        return await self._serving.start(list(present.threads))
 
     async def _register_plugin(self) -> None:
         plugin = LearnerPlugin(self.name, self.settings)
@@ -273,150 +200,28 @@ class ClusterFit:
             if reply["status"] != "OK":
                 raise reply["exception"]
 
-    async def _visit_all(self, dispatcher: Dispatcher, workers: dict[str, int]) -> None:
-        """Keep every worker busy until all epochs are through."""
-        self._add_workers(dispatcher, workers)
-        watch = Watch(self.observers, dispatcher, waits=self.settings.mode == "sync")
-        began = looked = idle = time.monotonic()
-        while not dispatcher.done or watch.looks:
-            if not watch.holds:
-                for name, order in dispatcher.orders():
-                    self._submit(name, order)
-            if self._flying or watch.looks:
-                idle = time.monotonic()
-                await asyncio.wait(
-                    [*self._flying, *watch.looks], timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in [task for task in self._flying if task.done()]:
-                    number = self._flying.pop(task)
-                    self._land(dispatcher, number, task, time.monotonic() - began)
-                for epoch in watch.due():
-                    watch.looks.append(asyncio.ensure_future(self._look_at(epoch)))
-                self._looks = watch.looks
-                if watch.settle():
-                    dispatcher.end_after(await self._call("stop"))
-            elif time.monotonic() - idle > self._limit:
-                raise self._no_workers()
-            else:
-                await asyncio.sleep(0.1)
-            if time.monotonic() - looked > LOOK_SECONDS:
-                looked = time.monotonic()
-                await self._look(dispatcher)
-
-    async def _look_at(self, epoch: int) -> bool:
-        """Show the model at the end of an epoch; return whether training shall end."""
-        snapshot: Snapshot = await self._call("snapshot", epoch)
-        async with self._looking:  # one after the other
-            sums = None
-            if self.observers.validation is not None:
-                assert self._server is not None
-                workers, _ = await self._workers()
-                sums = await self._while_there_are_workers(
-                    self._validated.score(self._server, self.name, snapshot.state, epoch, workers)
-                )
-            # In a thread, as it may take long and use the client.
-            return await asyncio.to_thread(self.observers.show, snapshot, sums)
-
-    async def _look(self, dispatcher: Dispatcher) -> None:
-        """Notice workers that came or went, a server that is lost, and tell the user."""
-        present, _ = await self._workers()
-        for name in set(dispatcher.workers) - set(present):
-            dispatcher.remove_worker(name)
-            await self._reissue(dispatcher, name)
-        self._add_workers(dispatcher, present)
-        if self._server_future.status not in ("finished", "pending"):
-            raise ServerLostError("The worker that held the parameter server left the cluster.")
-        if self._progress.wanted:
-            epoch, loss, rows = await self._call("progress")
-            self._progress.show(epoch, loss, rows, len(present))
-
-    async def _reissue(self, dispatcher: Dispatcher, worker: str) -> None:
-        """Put the rest of the visits of a worker that left back, exactly."""
-        gone = {number for number, (_, name) in dispatcher.in_flight.items() if name == worker}
-        for task, number in list(self._flying.items()):
-            if number in gone:
-                offset = await self._call("retire", number)
-                if task.done():
-                    continue  # it came to its end in between
-                del self._flying[task]
-                task.cancel()
-                if number in self._visits:
-                    await self.client.cancel([self._visits[number]], force=True)
-                visit = dispatcher.lost(number, offset)
-                self._history.visits.extend(lost_records(visit, worker, offset))
-                logger.info("Visit %d is repeated from row %d of %d.", number, offset, visit.rows)
-
-    def _add_workers(self, dispatcher: Dispatcher, workers: dict[str, int]) -> None:
-        for name, threads in workers.items():
-            dispatcher.add_worker(name, threads)
-            self._partitions.add_worker(name, threads)
-
-    def _submit(self, name: str, order: Visit) -> None:
-        self._flying[asyncio.ensure_future(self._visit(name, order))] = order.number
-
-    async def _visit(self, name: str, order: Visit) -> VisitReport:
-        """Return how a visit ended."""
-        numbers = [segment.partition for segment in order.segments]
-        try:
-            async with self._partitions.on_worker(name, numbers) as blocks:
-                # Pinned: the dispatcher balances the work, not Dask's stealing, and `_look` takes visits off
-                # workers that leave.
-                self._visits[order.number] = self.client.submit(
-                    tasks.visit, order, self._server, self.name, self._partitions.streamed, *blocks,
-                    key=(f"skdist-visit-{self._token}", order.number), pure=False, workers=[name],
-                )  # fmt: skip
-            report: VisitReport = (await fetch(self.client, [self._visits[order.number]]))[0]
-            return report
-        finally:
-            if order.number in self._visits:
-                self._visits.pop(order.number).release()
-
-    def _land(
-        self, dispatcher: Dispatcher, number: int, task: asyncio.Task[VisitReport], seconds: float
-    ) -> None:
-        try:
-            report = task.result()
-        except KilledWorker as error:
-            raise VisitFailedError(
-                f"Visit {number} was tried on several workers and each died: {error}. "
-                "See the logs of the workers; too little memory is the usual cause."
-            ) from error
-        take_in(self._history, dispatcher, report, seconds)
-
-    async def _call(self, method: str, *args: Any) -> Any:
-        """Call the server from the driver, with a limit."""
-        assert self._server is not None
-        call = self._server.call_from_driver(self.client, method, *args)
-        try:
-            return await asyncio.wait_for(call, ANSWER_SECONDS)
-        except OSError as error:  # a TimeoutError is one
-            raise ServerLostError(f"The parameter server does not answer: {error!r}") from error
-
-    async def _abort(self, server: ServerRef) -> None:
-        try:
-            await asyncio.wait_for(server.call_from_driver(self.client, "abort"), ABORT_SECONDS)
-        except Exception:
-            logger.debug("The server could not be told to stop.", exc_info=True)
+    async def _started(self) -> None:
+        """Wait until server and plugin are there; what was begun is not cancelled with us but undone."""
+        for start in self._starting:
+            try:
+                await asyncio.wait_for(asyncio.shield(start), ANSWER_SECONDS)
+            except TimeoutError as error:
+                raise ServerLostError(
+                    f"The parameter server or the heartbeat plugin did not start within {ANSWER_SECONDS:g} s."
+                ) from error
 
     async def _clean_up(self) -> None:
         """Stop what is under way and free every key, the actor and the plugin, whatever fails of it."""
         if self._starting:
             await asyncio.wait(self._starting, timeout=CLEANUP_SECONDS / 2)
-        flying = list(self._visits.values())
-        for task in [*self._flying, *self._looks]:
-            task.cancel()
-        self._flying.clear()
-        if flying and self._server is not None:
-            await self._abort(self._server)
-        steps: list[Callable[[], Awaitable[Any] | None]] = [
-            *(future.release for future in flying),
-            self._partitions.release,
-            self._validated.release,
-        ]
-        if flying:
-            steps.insert(0, lambda: self.client.cancel(flying, force=True))
-        if self._server_future is not None:
-            steps.append(self._server_future.release)
+        steps: list[Callable[[], Awaitable[Any] | None]] = []
+        if self._training is not None:
+            steps.append(self._training.end)
+        if self._visits is not None and self._visits.flying:
+            steps.append(self._serving.abort)
+        if self._visits is not None:
+            steps.append(self._visits.release)
+        steps += [self._partitions.release, self._validated.release, self._serving.release]
         if self._registered:
             steps.append(lambda: self.client.unregister_worker_plugin(self.name))
             steps.append(lambda: guard.unregister(self.client, self.name))

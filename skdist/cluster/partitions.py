@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import dask
 import numpy as np
-from distributed import Client
+from distributed import Client, futures_of
+from distributed.client import FutureCancelledError
+from distributed.utils import CancelledError
 
 from skdist.cluster import tasks
 from skdist.cluster.actor import ServerRef
 from skdist.cluster.fetch import fetch, settle
 from skdist.cluster.source import Source, delayed_call
+from skdist.exceptions import DataLostError
 from skdist.models.validation import HoldOut, ScoreSums, add_up
 from skdist.preparation import Summary
 
 #: Collections that fill more of the cluster's memory are streamed: loaded, visited and let go.
 HELD_SHARE = 0.5
 
+#: How often partitions are measured, at most, where workers are restarted meanwhile.
+MOST_TRIES = 3
+
 #: Of tasks that score: before visits that wait, which would only train on.
 LOOK_PRIORITY = 1
+
+logger = logging.getLogger("skdist")
 
 
 class Partitions:
@@ -62,6 +71,7 @@ class Partitions:
         self._kind = tasks.Kind(name, regression, hold_out)
         self.blocks: list[Any] = []
         self._passing: list[Any] = []  # needed until all is measured
+        self._generation = 0  # part of the keys: Dask may still know what was lost
         self._loaders: dict[str, asyncio.Semaphore] = {}  # by worker: threads that may load
 
     async def measure(self, workers: dict[str, int], memory: float) -> list[Summary]:
@@ -79,7 +89,18 @@ class Partitions:
         ValueError
             For bad data; the message names the partition.
         """
-        keys = [(f"skdist-partition-{self.token}", n) for n in range(len(self.source.parts))]
+        for _ in range(MOST_TRIES - 1):
+            with suppress(FutureCancelledError):
+                return await self._measure(workers, memory)
+            # The workers were restarted, or what was sent was lost with one: what is not lost for good comes
+            # again.
+            self.release()
+            self.check_source()
+            self._generation += 1
+        return await self._measure(workers, memory)
+
+    async def _measure(self, workers: dict[str, int], memory: float) -> list[Summary]:
+        keys = [self._key(number) for number in range(len(self.source.parts))]
         if not self.source.lazy:
             self._passing = await self.client.scatter(list(self.source.parts), hash=False)
             self.blocks = [
@@ -100,6 +121,75 @@ class Partitions:
             found.update(part)
         _release(self._passing)
         return [found[number] for number in range(len(self.blocks))]
+
+    async def mend(self, workers: Sequence[str], silent: Collection[str] = ()) -> dict[int, str]:
+        """Make partitions again that are lost, or that only workers hold which are silent.
+
+        Dask makes again what it can; it has forgotten what was sent from the driver, and all that was there
+        when the workers were restarted.
+
+        Parameters
+        ----------
+        workers : sequence of str
+            Who may hold them now.
+        silent : collection of str
+            Workers that nothing can be fetched from.
+
+        Returns
+        -------
+        dict of int to str
+            The worker that each partition which was made again goes to.
+
+        Raises
+        ------
+        DataLostError
+            Where they come from persisted data that is gone.
+        """
+        if self.streamed or not workers:
+            return {}
+        lost = [n for n, block in enumerate(self.blocks) if block.status in ("cancelled", "lost")]
+        if silent:
+            held = await self.client.scheduler.who_has(keys=[block.key for block in self.blocks])
+            lost += [
+                n for n, block in enumerate(self.blocks)
+                if n not in lost and held.get(block.key) and set(held[block.key]) <= set(silent)
+            ]  # fmt: skip
+        if not lost:
+            return {}
+        self.check_source()
+        self._generation += 1
+        homes = {number: workers[place % len(workers)] for place, number in enumerate(lost)}
+        for number, home in homes.items():
+            old, self.blocks[number] = self.blocks[number], await self._make_again(number, home)
+            old.release()
+        logger.info("%d of %d partitions are made again.", len(lost), len(self.blocks))
+        return homes
+
+    async def _make_again(self, number: int, home: str) -> Any:
+        where: dict[str, Any] = {"workers": [home], "allow_other_workers": True}
+        part, key = self.source.parts[number], self._key(number)
+        if self.source.lazy:
+            block = delayed_call(tasks.prepare, key, self._kind, number, *part)
+            return self.client.compute(block, optimize_graph=False, **where)
+        (sent,) = await self.client.scatter([part], workers=[home], hash=False)
+        made = self.client.submit(tasks.prepare_slice, self._kind, number, sent, key=key, pure=False, **where)
+        made.add_done_callback(lambda _: sent.release())
+        return made
+
+    def check_source(self) -> None:
+        """Raise where what the rows come from is lost for good."""
+        try:
+            if self.source.lazy:
+                futures_of(list(self.source.parts), client=self.client)
+        except CancelledError as error:
+            raise DataLostError(
+                f"Partitions were lost with a worker or cancelled and cannot be made again ({error}). "
+                "Persist the collection again, or pass a lazy one, whose partitions Dask can load again."
+            ) from error
+
+    def _key(self, number: int) -> tuple[str, int]:
+        again = f"-{self._generation}" if self._generation else ""
+        return (f"skdist-partition-{self.token}{again}", number)
 
     @property
     def streamed(self) -> bool:

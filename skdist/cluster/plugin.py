@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import Future
 from typing import Any
 
 from distributed import WorkerPlugin
 from threadpoolctl import ThreadpoolController
 
-from skdist.cluster.actor import ServerRef
+from skdist.backup import Backup
+from skdist.cluster.actor import Connection, ServerRef
 from skdist.cluster.slots import Slots
 from skdist.control.windows import LatencyWindow
 from skdist.fitting import FitSettings, build_learner
@@ -34,6 +36,11 @@ class LearnerPlugin(WorkerPlugin):
         Unique per fit: a plugin of the same name would be replaced.
     settings : FitSettings
         Of the fit.
+
+    Attributes
+    ----------
+    backup : Backup or None
+        Of the server, where this worker keeps it.
     """
 
     def __init__(self, name: str, settings: FitSettings) -> None:
@@ -45,6 +52,9 @@ class LearnerPlugin(WorkerPlugin):
         self.worker = worker
         self.latencies = LatencyWindow(self._settings.window)
         self.slots = Slots()
+        self.backup: Backup | None = None
+        self._incarnation = 0
+        self._gone: Future[None] = Future()
         self._pools: ThreadpoolController | None = None
         self._limits: Any = None
         self._model: Any = None
@@ -63,6 +73,7 @@ class LearnerPlugin(WorkerPlugin):
         """Stop to sample, and let go whoever waits."""
         worker.metrics.pop(self.name, None)
         self.slots.lift()
+        self.backup = None
         with self._lock:
             if self._limits is not None:
                 self._limits.restore_original_limits()
@@ -83,11 +94,29 @@ class LearnerPlugin(WorkerPlugin):
         """Return the seconds between heartbeats."""
         return float(self.worker.periodic_callbacks["heartbeat"].callback_time) / 1000
 
-    def model_of(self, ref: ServerRef) -> Any:
+    def connect(self, ref: ServerRef) -> Connection:
+        """Return a connection to a server; that to an earlier one ends."""
+        self.renew(ref.incarnation)
+        with self._lock:
+            if ref.incarnation == self._incarnation:
+                return Connection(ref, self.worker, self._gone)
+        gone: Future[None] = Future()
+        gone.set_result(None)
+        return Connection(ref, self.worker, gone)
+
+    def renew(self, incarnation: int) -> None:
+        """Take in which server is the present one: nobody waits for an earlier one any more."""
+        with self._lock:
+            if incarnation <= self._incarnation:
+                return
+            self._incarnation, gone, self._gone = incarnation, self._gone, Future()
+        gone.set_result(None)
+
+    def model_of(self, server: Connection) -> Any:
         """Return the model and the classes of the fit; the server is asked once."""
         with self._model_lock:
             if self._model is None:
-                self._model = ref.call(self.worker, "model")
+                self._model = server.call("model")
             return self._model
 
     def limit_inner_threads(self, count: int) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, NamedTuple
 
 import numpy as np
 from distributed import get_worker, secede
 
-from skdist.cluster.actor import ServerRef
+from skdist.backup import Backup
+from skdist.cluster.actor import Connection, ServerRef
+from skdist.exceptions import ServerLostError
 from skdist.learner import Learner, run_visit
 from skdist.messages import Answer, Join, Update, Visit, VisitReport
 from skdist.models.partition import Partition, convert
@@ -67,8 +69,27 @@ def measure(name: str, numbers: Sequence[int], *partitions: Partition) -> dict[i
 
 def score(ref: ServerRef, plugin_name: str, state: np.ndarray, *partitions: Partition) -> ScoreSums:
     """Score a state on the held-out rows of partitions, where they are."""
-    model, classes = get_worker().plugins[plugin_name].model_of(ref)
+    plugin = get_worker().plugins[plugin_name]
+    model, classes = plugin.model_of(plugin.connect(ref))
     return add_up([score_sums(model, state, partition, classes) for partition in partitions])
+
+
+async def keep_backup(
+    plugin_name: str, ref: ServerRef, method: str, visits: Collection[int], newest: int, rounds: int,
+    dask_worker: Any,
+) -> Backup:  # fmt: skip
+    """Fetch a backup to this worker and keep it there; return all of it but the parameters."""
+    plugin = dask_worker.plugins[plugin_name]
+    plugin.backup = await ref.call_from_worker(dask_worker, method, visits, newest, rounds)
+    backup: Backup = plugin.backup._replace(stage=None)
+    return backup
+
+
+def renew(plugin_name: str, incarnation: int, dask_worker: Any) -> None:
+    """Tell the visits on this worker which server is the present one."""
+    plugin = dask_worker.plugins.get(plugin_name)
+    if plugin is not None:
+        plugin.renew(incarnation)
 
 
 def visit(
@@ -94,30 +115,35 @@ def visit(
     if streamed and order.threads:
         thread.give_away()  # to the next visit's partition: it loads while this one trains
     with plugin.slots.take(order, thread.give_away) as seconds_free:
-        report = _visit(order, ref, plugin, partitions, thread)
+        report = _visit(order, plugin.connect(ref), plugin, partitions, thread)
     return report._replace(seconds_free=seconds_free)
 
 
 def _visit(
-    order: Visit, ref: ServerRef, plugin: Any, partitions: Sequence[Partition], thread: TaskThread
+    order: Visit, server: Connection, plugin: Any, partitions: Sequence[Partition], thread: TaskThread
 ) -> VisitReport:
-    """Join the server, train, and leave it."""
+    """Join the server, train, and leave it; a server that is lost is reported and no error."""
     worker = plugin.worker
     began, started = time.perf_counter(), time.time()
     learner = plugin.take_learner()
     learner.begin()  # a join may be refused
     attempt = f"{learner.name}@{started}"
+    offset, last_epoch, number, lost = 0, order.epoch, 1, False
     try:
-        answer = ref.call(worker, "join", Join(order, attempt, learner.name, learner.worker, plugin.link()))
+        answer = server.call("join", Join(order, attempt, learner.name, learner.worker, plugin.link()))
         last_epoch = answer.last_epoch
         offset = answer.offset
         try:
             if answer.accepted:
-                offset, last_epoch = _run(order, ref, plugin, learner, attempt, answer, partitions, thread)
-        except BaseException:
-            ref.post(worker, "leave", order.number, attempt)  # not waited for: the error matters more
+                offset, last_epoch = _run(order, server, plugin, learner, attempt, answer, partitions, thread)
+        except ServerLostError:
             raise
-        number = ref.call(worker, "leave", order.number, attempt)
+        except BaseException:
+            server.post("leave", order.number, attempt)  # not waited for: the error matters more
+            raise
+        number = server.call("leave", order.number, attempt)
+    except ServerLostError:
+        lost = True
     finally:
         plugin.return_learner(learner)
     return VisitReport(
@@ -131,15 +157,16 @@ def _visit(
         seconds_waited=learner.seconds_waited,
         rounds=learner.rounds,
         seconds_compute=learner.seconds_compute,
+        server_lost=lost,
     )
 
 
 def _run(
-    order: Visit, ref: ServerRef, plugin: Any, learner: Learner, attempt: str, answer: Answer,
+    order: Visit, server: Connection, plugin: Any, learner: Learner, attempt: str, answer: Answer,
     partitions: Sequence[Partition], thread: TaskThread,
 ) -> tuple[int, int]:  # fmt: skip
     """Feed the visit loop with the server's answers; return its rows and the last epoch known."""
-    model, classes = plugin.model_of(ref)
+    model, classes = plugin.model_of(server)
     if model.inner_parallel and order.inner_threads:
         plugin.limit_inner_threads(order.inner_threads)
     blocks = {}
@@ -156,7 +183,7 @@ def _run(
             return end.value, last_epoch
         reply = None
         if isinstance(request, Update):
-            exchange = Exchange(ref, plugin.worker, request)
+            exchange = Exchange(server, request)
             if exchange.done():  # the server is here
                 reply, learner.seconds_exchange = exchange.result(thread)
         elif exchange is not None and (request.must_wait or exchange.done()):
@@ -170,17 +197,15 @@ class Exchange:
 
     Parameters
     ----------
-    ref : ServerRef
+    server : Connection
         The server.
-    worker : Worker
-        This one.
     update : Update
         What to send.
     """
 
-    def __init__(self, ref: ServerRef, worker: Any, update: Update) -> None:
-        self._ref, self._worker, self._update = ref, worker, update
-        self._here = ref.is_local(worker)
+    def __init__(self, server: Connection, update: Update) -> None:
+        self._server, self._update = server, update
+        self._here = server.is_local
         self._posted = time.perf_counter()
         self._answered: float | None = None
         self._future = self._send()
@@ -188,14 +213,14 @@ class Exchange:
     def _send(self) -> Future[Answer | None]:
         future: Future[Answer | None]
         if self._here:
-            reply = self._ref.call(self._worker, "push", self._update)
+            reply = self._server.call("push", self._update)
             if not isinstance(reply, Future):
                 future = Future()
                 future.set_result(reply)
                 return future
             future = reply
         else:
-            future = self._ref.post(self._worker, "exchange", self._update)
+            future = self._server.post("exchange", self._update)
         future.add_done_callback(self._stop)
         return future
 
@@ -207,7 +232,8 @@ class Exchange:
         """Whether the answer is there; one that was held back for too long is asked for again."""
         if not self._future.done():
             return False
-        if self._future.exception() is None and self._future.result() is None:
+        failed = self._future.cancelled() or self._future.exception() is not None
+        if not failed and self._future.result() is None:
             self._future = self._send()
             return False
         return True
@@ -218,7 +244,7 @@ class Exchange:
         while answer is None:
             if not self._wait(SECEDE_SECONDS):
                 thread.give_away()
-            answer = self._local() if self._here else self._ref.wait(self._future)
+            answer = self._local() if self._here else self._server.wait(self._future)
             if answer is None:
                 self._future = self._send()  # the same again, which changes nothing
         # Who waits may be woken before the callback has run.
@@ -229,10 +255,10 @@ class Exchange:
         until = time.monotonic() + seconds
         while not self._future.done() and (left := until - time.monotonic()) > 0:
             if self._here:
-                left = min(left, self._ref.call(self._worker, "patience"))
+                left = min(left, self._server.call("patience"))
             wait([self._future], left)
             if self._here:
-                self._ref.call(self._worker, "expire")
+                self._server.call("expire")
         return self._future.done()
 
     def _local(self) -> Answer | None:

@@ -175,6 +175,11 @@ class Dispatcher:
         return tuple(self._workers)
 
     @property
+    def newest(self) -> int:
+        """Number of the newest visit."""
+        return self._number
+
+    @property
     def done(self) -> bool:
         """Whether all epochs are through."""
         return not self.in_flight and self._oldest() > self.last_epoch
@@ -213,6 +218,27 @@ class Dispatcher:
     def lost(self, number: int, offset: int = 0) -> Visit:
         """Take in that a visit will never report; the rows from ``offset`` on wait for another one."""
         return self._land(number, offset)[0]
+
+    def reopen(self, visit: Visit, start: int, stop: int) -> None:
+        """Put rows ``[start, stop)`` of a visit that had ended back: what it had done is lost.
+
+        Their epoch may have been complete; it is not any more.
+        """
+        queues: dict[tuple[int, str], _Queue] = {}
+        for segment in reversed(visit.between(start, stop)):
+            number = visit.epoch + segment.ahead
+            epoch = self._epochs.setdefault(number, _Epoch([], {}, 0))
+            home = self.homes.get(segment.partition, "")
+            queue = queues.get((number, home))
+            if queue is None:
+                theirs = epoch.homes.setdefault(home, [])
+                # Fixed shares stay in queues of their own.
+                if self._fixed or not theirs:
+                    theirs.append(_Queue(home))
+                    epoch.queues.append(theirs[-1])
+                queue = queues[number, home] = theirs[-1]
+            queue.put_back(Segment(segment.partition, segment.start, segment.stop))
+            epoch.waiting += segment.rows
 
     def orders(self) -> list[tuple[str, Visit]]:
         """Return the visits to start now, each with the worker that should run it."""

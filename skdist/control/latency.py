@@ -148,12 +148,18 @@ class LatencyBatchSizer(BaseEstimator):
 
 
 def automatic_standard(
-    seconds_per_row: float, seconds_exchange: float, share: int, batch_size: int, doubled: bool
+    seconds_per_row: float,
+    seconds_exchange: float,
+    share: int,
+    batch_size: int,
+    doubled: bool,
+    exchange_rows: int = 0,
 ) -> int:
     """Return ``B0`` in rows for ``round_size='auto'``.
 
     A round should train several times as long as an exchange takes, so that exchanges can hide behind
-    training, but a learner should exchange several times while it goes over its share of the rows.
+    training, but a learner should exchange several times while it goes over its share of the rows: four
+    times, or twice where an exchange takes as long as training on a quarter of them.
 
     Parameters
     ----------
@@ -165,10 +171,14 @@ def automatic_standard(
         Rows of a mini-batch step.
     doubled : bool
         Whether the batch sizer will halve the size on a perfect link.
+    exchange_rows : int
+        Rows whose training touches as much memory as an exchange, as far as that can be told beforehand.
     """
-    shortest = max(share // 32, 2 * batch_size)
-    longest = max(share // 4, shortest)
-    seconds = max(2 * seconds_exchange, LEAST_ROUND_SECONDS)
-    wanted = seconds / seconds_per_row if seconds_per_row > 0 else shortest
+    shortest = max(share // 32, 2 * batch_size, min(exchange_rows, share // 4))
+    wanted, least = float(shortest), 0.0
+    if seconds_per_row > 0:
+        wanted = max(2 * seconds_exchange, LEAST_ROUND_SECONDS) / seconds_per_row
+        least = seconds_exchange / seconds_per_row
+    longest = max(share // 4, min(least, share // 2), shortest)
     rows = int(min(max(wanted, shortest), longest))
     return 2 * rows if doubled else rows

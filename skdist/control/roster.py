@@ -14,6 +14,11 @@ from skdist.messages import Link
 #: A learner that was heard of within this time, in seconds, counts as at work between two visits.
 PAUSE_SECONDS = 1.0
 
+#: A learner that has not been heard of for this long, in seconds, and for `SILENT_ROUNDS` times what its
+#: round should take, is silent.
+SILENT_SECONDS = 5.0
+SILENT_ROUNDS = 10
+
 
 @dataclass
 class Member:
@@ -132,6 +137,8 @@ class Roster:
         Learners expected at the start.
     even : bool
         Whether the rounds of slow learners are shortened where the standard is ours to choose.
+    exchange_rows : int
+        See `skdist.control.latency.automatic_standard`.
     """
 
     def __init__(
@@ -144,8 +151,9 @@ class Roster:
         n_rows: int,
         n_learners: int,
         even: bool = True,
+        exchange_rows: int = 0,
     ) -> None:
-        self._even = even
+        self._even, self._exchange_rows = even, exchange_rows
         self._adapter, self._sizer = adapter, sizer
         self._round_size, self._batch_size, self._shortest = round_size, batch_size, shortest
         self._n_rows, self._n_learners = n_rows, n_learners
@@ -209,6 +217,14 @@ class Roster:
         member.visits -= 1
         if not member.visits:
             heappush(self._pauses, (member.seen + self._pause(member), name))
+
+    def silent(self, name: str, now: float) -> bool:
+        """Return whether a learner in a visit should have been heard of long ago."""
+        member = self._members[name]
+        if not member.seconds_per_row:
+            return False
+        usual = member.round_size * member.seconds_per_row + member.seconds_exchange
+        return now - member.seen > max(SILENT_SECONDS, SILENT_ROUNDS * usual)
 
     def reference(self) -> float:
         """Return the reference staleness R, in versions."""
@@ -301,6 +317,7 @@ class Roster:
             self._n_rows // learners,
             self._batch_size,
             doubled=doubled,
+            exchange_rows=self._exchange_rows,
         )
 
     def _usual_seconds_per_row(self) -> float:

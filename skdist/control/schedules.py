@@ -55,16 +55,13 @@ class Schedule:
     cuts: int = 0
 
     def decay(self, t: float) -> float:
-        """Return what rate adapters may give back: ``eta_0 / eta_t``, of ``LATE_DECAY`` its root."""
-        # Those steps begin as long as is stable, and rounds of many of them go most of the way also when
-        # they have shrunk: stale updates, each in full, would overshoot; at a lasting discount they would
-        # move the minimum.
+        """Return ``eta_0 / eta_t``."""
         if self.code == INVERSE_TIME:
             return 1.0 + t / self.parameter
         if self.code == INVERSE_POWER:
             return float((1.0 + t) ** self.parameter)
         if self.code == LATE_DECAY:
-            return float(max(t / self.parameter, 1.0) ** (LATE_POWER / 2))
+            return float(max(t / self.parameter, 1.0) ** LATE_POWER)
         return 1.0
 
 

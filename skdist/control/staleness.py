@@ -19,10 +19,12 @@ class StalenessWindow(BaseEstimator):
     the update was under way), samples them with a sliding window and condenses them to a *context*
     ``C``. Before it sends an update it computes the factor for the update's rate::
 
-        s = min(1, decay * (1 + R) / (1 + max(R, C)))
+        s = (1 + R) / (1 + max(R, C))
 
-    where ``R`` is the reference staleness and ``decay = eta_0 / eta_t >= 1`` makes the factor a cap on the
-    step instead of a lasting discount: it goes to 1 as the step size decays. `AutoRate` takes its root.
+    where ``R`` is the reference staleness. A lasting discount of those who are late would move the minimum:
+    their rows would count less. So as the steps shrink, by ``decay = eta_0 / eta_t >= 1``, each factor goes
+    up or down to the mean factor of all updates, ``level``, by at most ``decay`` times: the updates of
+    everybody together move no farther for it.
 
     Parameters
     ----------
@@ -117,7 +119,9 @@ class StalenessWindow(BaseEstimator):
         weights = self.discount ** np.arange(len(values))
         return float(values @ weights / weights.sum())
 
-    def rate_scale(self, context: float, reference: float = 0.0, decay: float = 1.0) -> float:
+    def rate_scale(
+        self, context: float, reference: float = 0.0, decay: float = 1.0, level: float = 1.0
+    ) -> float:
         """Return the factor ``s`` in (0, 1] of an update's rate.
 
         Parameters
@@ -128,8 +132,11 @@ class StalenessWindow(BaseEstimator):
             ``R``, in versions.
         decay : float, default=1.0
             ``eta_0 / eta_t``, at least 1.
+        level : float, default=1.0
+            Mean factor of the updates of all learners, without ``decay``, in (0, 1].
         """
-        return min(1.0, decay * (1.0 + reference) / (1.0 + max(reference, context)))
+        scale = (1.0 + reference) / (1.0 + max(reference, context))
+        return min(max(level, scale / decay), scale * decay)
 
     def reference_staleness(self, mean: float) -> float:
         """Return ``R``, given the mean of all windows."""

@@ -10,6 +10,7 @@ from sklearn.base import is_classifier
 from sklearn.utils.validation import check_is_fitted
 
 from skdist.control.schedules import AutoRate
+from skdist.models.columns import spread
 from skdist.models.losses import LOSSES
 
 
@@ -100,8 +101,9 @@ class CoefficientsMixin:
         twin.t_ = 1.0 + sum(epoch.rows for epoch in this.history_.epochs)
         twin.coef_, twin.intercept_ = np.array(self._dense_coef()), np.array(this.intercept_)
         if twin.average:  # what scikit-learn goes on from, besides what it predicts with
-            iterate = this._training.state[0]
-            twin._standard_coef = np.array(iterate[:, :-1]).reshape(twin.coef_.shape)
+            iterate, moments = this._training.state[0], this._training.moments
+            coef = spread(np.array(iterate[:, :-1]), moments.columns, None, moments.n_features)
+            twin._standard_coef = coef.reshape(twin.coef_.shape)
             twin._standard_intercept = np.array(iterate[:, -1])
             twin._average_coef, twin._average_intercept = twin.coef_.copy(), twin.intercept_.copy()
         return twin

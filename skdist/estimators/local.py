@@ -92,4 +92,4 @@ def _prepare(
     parts = [whole.part(a, b) for a, b in itertools.pairwise(edges)] if count > 1 else [whole]
     model, state, clock = plan.build([summarize(part) for part in parts], [summarize(part) for part in given])
     observers.here(model, given or [whole.globally(plan.classes)], plan.classes)
-    return model, [part.globally(plan.classes) for part in parts], state, clock
+    return model, [model.accept(part, plan.classes) for part in parts], state, clock

@@ -10,6 +10,7 @@ import numpy as np
 
 from skdist.control.schedules import AutoRate
 from skdist.history import History
+from skdist.models.columns import spread, union
 from skdist.models.linear import LinearModel
 from skdist.models.moments import Moments, combine
 from skdist.models.partition import as_floats
@@ -24,8 +25,8 @@ class Training:
 
     Attributes
     ----------
-    state : ndarray of shape (n_states, n_problems, n_features + 1)
-        Iterate and running averages; see `skdist.models.linear`.
+    state : ndarray of shape (n_states, n_problems, width + 1)
+        Iterate and running averages for the columns of the moments; see `skdist.models.linear`.
     members : tuple of str
         Which of them.
     coef, intercept : ndarray
@@ -133,8 +134,8 @@ class Plan:
         self._check_layouts(filled)
         self.targets = self._targets([summary.targets for summary in filled])
         if validation:
-            width = len(filled[0].moments.mean)
-            parts = [(part.split, len(part.moments.mean)) for part in validation if part.split is not None]
+            width = filled[0].moments.n_features
+            parts = [(part.split, part.moments.n_features) for part in validation if part.split is not None]
             check_validation(parts, self.classes, width)
         e, past = self.estimator, self.past
         training = past.training if past is not None and self.going_on else None
@@ -142,6 +143,10 @@ class Plan:
         if training is not None:
             self.moments = combine([training.moments, self.moments])
             self.targets = self._targets([training.targets, self.targets])
+        if past is not None and past.coef is not None:
+            # A coefficient that is given stays, whether its feature occurs or not.
+            given = np.flatnonzero(np.any(np.atleast_2d(past.coef), axis=0))
+            self.moments = self.moments.over(union([self.moments.columns, given]))
         self.model = build_model(
             self.moments,
             self.targets,
@@ -194,7 +199,11 @@ class Plan:
             and np.array_equal(past.coef, training.coef)
             and np.array_equal(past.intercept, training.intercept)
         ):
-            return model.pack(training.state.astype(model.dtype)), training.clock
+            inner = spread(
+                training.state[..., :-1], training.moments.columns, model.columns, model.n_features
+            )
+            state = np.concatenate([inner, training.state[..., -1:]], axis=-1)
+            return model.pack(state.astype(model.dtype)), training.clock
         coef = _shaped("coef_init", past.coef, (model.n_problems, model.n_features))
         intercept = _shaped("intercept_init", past.intercept, (model.n_problems,))
         return model.initial_state(coef, intercept), 0.0
@@ -209,7 +218,7 @@ class Plan:
                 "X is sparse in part and dense in part, here or in an earlier call. Give all rows one "
                 "layout, for example with X.map_blocks(scipy.sparse.csr_array) or X.toarray()."
             )
-        widths = [len(summary.moments.mean) for summary in summaries]
+        widths = [summary.moments.n_features for summary in summaries]
         if len(set(widths)) > 1:
             other = next(i for i, width in enumerate(widths) if width != widths[0])
             raise ValueError(

@@ -291,20 +291,22 @@ def _observe_sparse(data, indices, indptr, rows, r, batch_size, fit_intercept, s
 @kernel
 def sparse_steps(
     data, indices, indptr, targets, weights, order, start, stop, batch_size, state, t,
-    loss, epsilon, class_weights, positive, l1, l2, fit_intercept, scale, schedule, eta0, parameter,
+    loss, epsilon, class_weights, positive, l1, l2, fit_intercept, scale, share, schedule, eta0, parameter,
     averaged, power, average_from, least, sweep, sums, squares,
 ):  # fmt: skip
     """Train on ``order[start:stop]`` of CSR rows, touching only the coefficients of stored values.
 
-    The penalty and the average, which concern all coefficients, are brought up to date every ``sweep``
-    steps, counted from the first row of the partition, and at its end.
+    The penalties of a coefficient are shared out among the rows that store its feature (Niu et al., 2011,
+    arXiv:1106.5730): each takes ``share_j`` times its weight of them, so that all rows of an epoch together
+    take one for each row. The averages, which concern all coefficients, are brought up to date every
+    ``sweep`` steps, counted from the first row of the partition, and at its end.
     """
     theta = state[0]
     n_features = theta.shape[0] - 1
     n_problems = theta.shape[1]
     number = theta.dtype.type
-    zero = number(0)
-    before = theta.copy() if l1 > 0.0 else theta[:0]
+    zero, strength, sparsity = number(0), number(l2), number(l1)
+    slopes = np.zeros_like(theta) if l1 > 0.0 else theta[:0]  # sums over the steps since ``begun``
     begun = t
     z = np.empty((batch_size, n_problems), theta.dtype)
     values = np.empty((batch_size, n_problems))
@@ -339,10 +341,19 @@ def sparse_steps(
             r = z[i]
             for p in range(indptr[row], indptr[row + 1]):
                 j = indices[p]
-                factor = eta * scale[j] * data[p]
+                pace = eta * scale[j]
+                factor, part = pace * data[p], pace * share[j] * w[i]
                 u = theta[j]
-                for k in range(n_problems):
-                    u[k] -= factor * r[k]
+                keep = 1 / (1 + part * strength)
+                if l1 > 0.0:
+                    threshold = part * sparsity
+                    slope = slopes[j]
+                    for k in range(n_problems):
+                        slope[k] += data[p] * r[k]
+                        u[k] = soft(u[k] - factor * r[k], threshold) * keep
+                else:
+                    for k in range(n_problems):
+                        u[k] = (u[k] - factor * r[k]) * keep
             if fit_intercept:
                 u = theta[n_features]
                 for k in range(n_problems):
@@ -356,29 +367,19 @@ def sparse_steps(
         step = first // batch_size
         if (step + 1) % sweep == 0 or first + size == len(order):
             steps = step % sweep + 1
-            decay, threshold = number(eta * batch_size * l2 * steps), number(eta * batch_size * l1 * steps)
             seen = max(t - steps - average_from, 0.0) / steps
             gamma = number(max((power + 1) / (seen + power + 1), least * steps))
             if l1 > 0.0:
-                # Steps since the call began or since the last sweep have moved the coefficients so far.
-                moved = number(eta * batch_size * (t - begun))
+                inverse = number(1 / (batch_size * (t - begun)))
                 for j in range(n_features):
-                    mean = state[-1, j]
-                    pace = moved * scale[j]
+                    mean, slope = state[-1, j], slopes[j]
                     for k in range(n_problems):
-                        slope = (before[j, k] - theta[j, k]) / pace if pace > zero else zero
-                        mean[k] += gamma * (slope - mean[k])
-                        theta[j, k] = soft(theta[j, k], threshold * scale[j])
-            for j in range(n_features + 1):
-                u = theta[j]
-                keep = number(1) if j == n_features else 1 / (1 + decay * scale[j])
-                for k in range(n_problems):
-                    u[k] *= keep
-                if averaged:
-                    a = state[1, j]
+                        mean[k] += gamma * (inverse * slope[k] - mean[k])
+                slopes[:] = zero
+                begun = t
+            if averaged:
+                for j in range(n_features + 1):
+                    u, a = theta[j], state[1, j]
                     for k in range(n_problems):
                         a[k] += gamma * (u[k] - a[k])
-            if l1 > 0.0:
-                before[:] = theta
-                begun = t
     return total

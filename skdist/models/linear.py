@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from skdist.control.schedules import Schedule
 from skdist.exceptions import DivergedError
+from skdist.models.columns import narrowed, spread
 from skdist.models.compile import as_input
 from skdist.models.kernels import dense_steps, sparse_steps
 from skdist.models.loss_kernels import fill_gradients
@@ -33,9 +34,10 @@ class LinearModel:
 
     Conventions
     -----------
-    ``state`` has shape (n_states, n_problems, n_features + 1) for dense rows and (n_states, n_features + 1,
-    n_problems) for sparse ones: the iterate, under averaging its running average, and with an l1 penalty the
-    running average of the gradients, see `coefficients`.
+    ``state`` has shape (n_states, n_problems, width + 1) for dense rows and (n_states, width + 1,
+    n_problems) for sparse ones, with a width of ``n_features`` or ``len(columns)``: the iterate, under
+    averaging its running average, and with an l1 penalty the running average of the gradients, see
+    `coefficients`.
 
     Attributes
     ----------
@@ -43,6 +45,8 @@ class LinearModel:
         Key of `skdist.models.losses.LOSSES`.
     n_classes, n_features : int
         Size of the problem; two classes are one problem, and so is a regression, which has none.
+    columns : ndarray or None
+        Of sparse rows: the features that have coefficients, ascending; the others' are 0. All where None.
     l1, l2 : float
         Strengths of the penalties ``l1 |w|_1 + l2 / 2 |w|^2``.
     fit_intercept : bool
@@ -51,7 +55,7 @@ class LinearModel:
         Rows of a step.
     schedule : Schedule
         Step sizes and averaging.
-    scale, center : ndarray of shape (n_features,)
+    scale, center : ndarray of shape (width,)
         See `skdist.models.kernels`.
     dtype : dtype
         Of rows and state.
@@ -61,10 +65,13 @@ class LinearModel:
         Of the losses that have one.
     class_weights : ndarray of shape (n_classes,) or (0,)
         Factors of the sample weights by class; none where empty.
-    final_pace : ndarray of shape (n_features,) or (0,)
+    final_pace : ndarray of shape (width,) or (0,)
         Step sizes of the last proximal step, see `coefficients`; only with an l1 penalty.
     loss_unit : float
         What an improvement of the loss is measured in.
+    share : ndarray of shape (width,) or (0,)
+        Part of the penalties of a coefficient that a row takes by its weight; sparse only, see
+        `skdist.models.kernels.sparse_steps`.
     sweep : int
         Steps between two looks at all coefficients; sparse only.
     shuffle : bool
@@ -93,6 +100,8 @@ class LinearModel:
     class_weights: np.ndarray = field(default_factory=lambda: np.zeros(0))
     final_pace: np.ndarray = field(default_factory=lambda: np.zeros(0))
     loss_unit: float = 1.0
+    columns: np.ndarray | None = None
+    share: np.ndarray = field(default_factory=lambda: np.zeros(0))
     sweep: int = 1
     shuffle: bool = True
     seed: int = 0
@@ -101,6 +110,11 @@ class LinearModel:
     def n_problems(self) -> int:
         """Number of problems."""
         return 1 if self.n_classes in (0, 2) else self.n_classes
+
+    @property
+    def width(self) -> int:
+        """Number of features that have coefficients."""
+        return self.n_features if self.columns is None else len(self.columns)
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -116,6 +130,11 @@ class LinearModel:
     def averaged(self) -> bool:
         """Whether the state carries an average."""
         return math.isfinite(self.schedule.average_from)
+
+    @property
+    def exchange_rows(self) -> int:
+        """Rows whose training touches as much memory as an exchange of the state, roughly."""
+        return self.batch_size * (self.sweep if self.sparse else 1)
 
     @cached_property
     def _least(self) -> float:
@@ -139,20 +158,20 @@ class LinearModel:
         coef : ndarray of shape (n_problems, n_features), optional
         intercept : ndarray of shape (n_problems,), optional
         """
-        block = np.zeros((self.n_problems, self.n_features + 1), dtype=self.dtype)
+        block = np.zeros((self.n_problems, self.width + 1), dtype=self.dtype)
         if coef is not None:
-            block[:, :-1] = coef
+            block[:, :-1] = coef if self.columns is None else coef[:, self.columns]
         if intercept is not None:
             block[:, -1] = intercept
         slopes = [np.zeros_like(block)] if self.l1 > 0 else []
         return self.pack(np.stack([block] * (1 + self.averaged) + slopes))
 
     def pack(self, states: np.ndarray) -> np.ndarray:
-        """Return the state of arrays of shape (n_states, n_problems, n_features + 1)."""
+        """Return the state of arrays of shape (n_states, n_problems, width + 1)."""
         return np.array(states.transpose(0, 2, 1) if self.sparse else states, order="C")
 
     def unpack(self, state: np.ndarray) -> np.ndarray:
-        """Return the arrays of shape (n_states, n_problems, n_features + 1) of a state."""
+        """Return the arrays of shape (n_states, n_problems, width + 1) of a state."""
         return np.array(state.transpose(0, 2, 1) if self.sparse else state, order="C")
 
     def coefficients(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -161,14 +180,14 @@ class LinearModel:
         The mean of many sparse iterates is not sparse. So an l1 penalty takes one more proximal step from
         there, with the mean of the gradients: coefficients that only noise holds away from zero are zero.
         """
-        states = self.unpack(state)
+        states = state.transpose(0, 2, 1) if self.sparse else state
         block = states[int(self.averaged)]
-        coef = np.ascontiguousarray(block[:, :-1])
+        known = np.ascontiguousarray(block[:, :-1])
         if self.l1 > 0:
             slopes, pace = states[-1][:, :-1], self.final_pace
-            moved = coef - pace * (slopes + self.l2 * coef)
-            coef = np.copysign(np.maximum(abs(moved) - pace * self.l1, 0), moved) + self.dtype.type(0)
-        return coef, block[:, -1].copy()
+            moved = known - pace * (slopes + self.l2 * known)
+            known = np.copysign(np.maximum(abs(moved) - pace * self.l1, 0), moved) + self.dtype.type(0)
+        return spread(known, self.columns, None, self.n_features), block[:, -1].copy()
 
     def accept(self, partition: Partition, classes: np.ndarray | None) -> Partition:
         """Return a partition in the layout and dtype of the model, its codes those of ``classes``."""
@@ -177,6 +196,8 @@ class LinearModel:
             rows = sp.csr_array(rows.astype(self.dtype, copy=False))
         elif sp.issparse(rows) and not self.sparse:
             rows = np.ascontiguousarray(rows.toarray(), dtype=self.dtype)
+        if self.columns is not None:
+            rows = narrowed(rows, self.columns)
         partition = partition.globally(classes)
         targets = partition.targets
         return replace(
@@ -217,7 +238,7 @@ class LinearModel:
 
     def new_noise(self) -> GradientNoise:
         """Return an empty accumulator for `train`."""
-        width = self.n_features + 1
+        width = self.width + 1
         return GradientNoise((width, self.n_problems) if self.sparse else (self.n_problems, width))
 
     def train(
@@ -267,8 +288,8 @@ class LinearModel:
                 as_input(X.data), as_input(X.indices), as_input(X.indptr), targets, weights,
                 order, start, stop, self.batch_size, state, float(t),
                 loss.code, self.epsilon, class_weights, self._positive, self.l1, self.l2, self.fit_intercept,
-                scale, schedule.code, schedule.eta0 * rate, schedule.parameter, averaged, power, average_from,
-                self._least, self.sweep, record.sums, record.squares,
+                scale, as_input(self.share), schedule.code, schedule.eta0 * rate, schedule.parameter,
+                averaged, power, average_from, self._least, self.sweep, record.sums, record.squares,
             )  # fmt: skip
         else:
             total = dense_steps(

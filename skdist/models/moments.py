@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
+from skdist.models.columns import narrowed, spread, stored_columns, union
 from skdist.models.compile import as_input, kernel
 
 #: Rows of a partition that its alignment is estimated from, and steps of the power iteration.
@@ -30,11 +31,16 @@ class Moments:
         Number of rows.
     weight : float
         Sum of the sample weights.
-    mean, deviation : ndarray of shape (n_features,)
+    n_features : int
+        Number of features.
+    columns : ndarray of shape (width,) or None
+        The features described, ascending: where sparse rows store less than half of them, those that they
+        store. All where None, and the width is ``n_features``.
+    mean, deviation : ndarray of shape (width,)
         Mean, and sum of weighted squared deviations from it. Sparse: mean 0, sum of squares.
-    low, high : ndarray of shape (n_features,)
+    low, high : ndarray of shape (width,)
         Least and largest value.
-    present : ndarray of shape (n_features,)
+    present : ndarray of shape (width,)
         Sum of the weights of the rows where the feature is stored (dense: everywhere).
     sparse : bool
         Whether the rows are sparse; then features are not centred.
@@ -51,6 +57,8 @@ class Moments:
 
     rows: int
     weight: float
+    n_features: int
+    columns: np.ndarray | None
     mean: np.ndarray
     deviation: np.ndarray
     low: np.ndarray
@@ -79,7 +87,7 @@ class Moments:
 
         Returns
         -------
-        scale, center : ndarray of shape (n_features,)
+        scale, center : ndarray of shape (width,)
         mean_square_norm : float
             Weighted mean of ``1 + sum_j scale_j (x_ij - center_j)^2``.
         """
@@ -122,6 +130,16 @@ class Moments:
         total = 1.0 + offset + within
         return (total + math.sqrt(max(total**2 - 4.0 * within, 0.0))) / 2.0
 
+    def over(self, columns: np.ndarray | None) -> Moments:
+        """Return the same moments, described for other columns, these among them."""
+        if columns is self.columns or self.columns is None:
+            return self
+        names = "mean", "deviation", "low", "high", "present"
+        wide: dict[str, Any] = {
+            name: spread(getattr(self, name), self.columns, columns, self.n_features) for name in names
+        }
+        return replace(self, columns=columns, **wide)
+
     @property
     def mean_square_norm(self) -> float:
         """Mean of ``weight_i (1 + |x_i|^2)`` over the rows."""
@@ -137,24 +155,29 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
     ValueError
         Where X holds NaN or infinity.
     """
-    n_rows, n_features = X.shape
-    sums = np.zeros((3, n_features))
-    low, high = np.full(n_features, np.inf), np.full(n_features, -np.inf)
+    n_features, columns = X.shape[1], None
+    if sp.issparse(X):
+        columns = stored_columns(X)
+        X = X if columns is None else narrowed(X, columns)
+    n_rows, width = X.shape
+    sums = np.zeros((3, width))
+    low, high = np.full(width, np.inf), np.full(width, -np.inf)
     if sp.issparse(X):
         parts = as_input(X.data), as_input(X.indices), as_input(X.indptr)
         _sparse_sums(*parts, as_input(weights), sums, low, high)
         stored = float(X.nnz)
         low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
     else:
-        pivot = X[0].astype(np.float64) if n_rows else np.zeros(n_features)
+        pivot = X[0].astype(np.float64) if n_rows else np.zeros(width)
         _dense_sums(as_input(X), pivot, as_input(weights), sums, low, high)
-        stored = float(n_rows) * n_features
+        stored = float(n_rows) * width
     weight = float(weights.sum(dtype=np.float64))
     if not (np.isfinite(sums).all() and np.isfinite(weight)):
         values = X.data if sp.issparse(X) else X
         bad = ~np.isfinite(values)
         if bad.any():
             where = np.flatnonzero(bad.any(axis=0)) if bad.ndim == 2 else np.unique(X.indices[bad])
+            where = where if columns is None else columns[where]
             raise ValueError(
                 f"X contains NaN or infinity ({int(bad.sum())} values; columns "
                 f"{', '.join(map(str, where[:5]))}{' ...' if len(where) > 5 else ''})."
@@ -163,14 +186,16 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
             raise ValueError("sample_weight contains NaN or infinity.")
         raise ValueError("The values of X are too large to be squared. Scale them down.")
     if sp.issparse(X):
-        mean, deviation, present = np.zeros(n_features), sums[1], sums[2]
+        mean, deviation, present = np.zeros(width), sums[1], sums[2]
     else:
-        share = sums[0] / weight if weight > 0 else np.zeros(n_features)
+        share = sums[0] / weight if weight > 0 else np.zeros(width)
         mean, deviation = pivot + share, np.maximum(sums[1] - weight * share**2, 0.0)
-        present = np.full(n_features, weight)
+        present = np.full(width, weight)
     return Moments(
         rows=n_rows,
         weight=weight,
+        n_features=n_features,
+        columns=columns,
         mean=mean,
         deviation=deviation,
         low=low,
@@ -212,11 +237,15 @@ def combine(parts: Sequence[Moments]) -> Moments:
     total = sum(part.weight for part in parts)
     divisor = total if total > 0 else 1.0
     rows = sum(part.rows for part in parts)
+    columns = union([part.columns for part in parts])
+    parts = [part.over(columns) for part in parts]
     mean = np.sum([part.weight * part.mean for part in parts], axis=0) / divisor
     deviation = np.sum([part.deviation + part.weight * (part.mean - mean) ** 2 for part in parts], axis=0)
     return Moments(
         rows=rows,
         weight=total,
+        n_features=parts[0].n_features,
+        columns=columns,
         mean=mean,
         deviation=deviation,
         low=np.min([part.low for part in parts], axis=0),

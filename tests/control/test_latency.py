@@ -126,10 +126,24 @@ def test_automatic_standard_hides_the_exchange_behind_training():
 
 
 @settings(deadline=None, max_examples=80)
-@given(st.floats(0, 1e-3), st.floats(0, 10), st.integers(1, 10**7), st.integers(1, 256), st.booleans())
-def test_automatic_standard_leaves_several_exchanges_per_share(seconds, exchange, share, batch, doubled):
-    rows = automatic_standard(seconds, exchange, share, batch, doubled)
-    assert max(share // 32, 2 * batch) <= rows / (1 + doubled) <= max(share // 4, 2 * batch)
+@given(
+    st.floats(0, 1e-3), st.floats(0, 10), st.integers(1, 10**7), st.integers(1, 256), st.booleans(),
+    st.integers(0, 10**7),
+)  # fmt: skip
+def test_automatic_standard_leaves_several_exchanges_per_share(
+    seconds, exchange, share, batch, doubled, exchange_rows
+):
+    rows = automatic_standard(seconds, exchange, share, batch, doubled, exchange_rows) / (1 + doubled)
+    assert max(share // 32, 2 * batch, min(exchange_rows, share // 4)) <= rows
+    quick = exchange <= seconds * (share // 4)
+    assert rows <= max(share // 4 if quick else share // 2, 2 * batch)
+
+
+def test_automatic_rounds_of_wide_models_are_longer():
+    # Two exchanges a share where one takes as long as a quarter of it, or longer.
+    assert automatic_standard(1e-6, 40e-3, 100_000, 64, doubled=False) == 40_000
+    assert automatic_standard(1e-6, 1.0, 100_000, 64, doubled=False) == 50_000
+    assert automatic_standard(1e-6, 1e-4, 100_000, 64, doubled=False, exchange_rows=20_000) == 20_000
 
 
 @pytest.mark.parametrize(

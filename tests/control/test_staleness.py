@@ -37,6 +37,20 @@ def test_scale_values(context, reference, decay, scale):
     assert StalenessWindow().rate_scale(context, reference, decay) == scale
 
 
+@settings(deadline=None, max_examples=100)
+@given(st.tuples(staleness, staleness), decays, st.floats(0.01, 1))
+def test_shrinking_steps_bring_all_scales_to_their_level(contexts, decay, level):
+    adapter = StalenessWindow()
+    low, high = sorted(contexts)
+    now = [adapter.rate_scale(context) for context in (low, high)]
+    then = [adapter.rate_scale(context, 0.0, decay, level) for context in (low, high)]
+    assert 0 < then[1] <= then[0] <= 1
+    for before, after in zip(now, then, strict=True):
+        assert min(before, level) <= after <= max(before, level)
+        assert after == level or max(before / after, after / before) == pytest.approx(decay)
+    assert adapter.rate_scale(high, 0.0, 1e9, level) == level
+
+
 @settings(deadline=None, max_examples=80)
 @given(samples, st.floats(0.05, 1))
 def test_context_without_prediction_is_the_discounted_mean(values, discount):

@@ -115,8 +115,8 @@ def test_a_sweep_costs_at_most_a_quarter_of_the_steps_between_two():
     moments = measure(sp.csr_array(X), np.ones(200))
     sweep = sweep_interval(moments, 8)
     touched = 8 * X.nnz / 200
-    assert sweep == math.ceil(4 * 5000 / touched)
-    assert sweep * touched / 4 >= 5000
+    assert len(moments.columns) < 2500  # none of the others has a coefficient
+    assert sweep == math.ceil(4 * len(moments.columns) / touched)
 
 
 def test_narrow_data_is_swept_at_each_step():

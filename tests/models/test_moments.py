@@ -52,7 +52,7 @@ def test_sparse_moments_are_about_stored_values(n_rows, n_features, seed):
     rng = np.random.default_rng(seed)
     X = sp.random_array((n_rows, n_features), density=0.4, rng=rng, data_sampler=rng.normal).tocsr()
     X, weights = sp.csr_array(X), rng.uniform(0, 3, n_rows)
-    moments = measure(X, weights)
+    moments = measure(X, weights).over(None)
     full = X.toarray()
     np.testing.assert_array_equal(moments.mean, 0)
     np.testing.assert_allclose(moments.deviation, weights @ full**2, rtol=1e-9)
@@ -127,9 +127,35 @@ def test_a_constant_column_has_scale_zero(dtype, value):
         assert np.isfinite(norm)
 
 
+def test_moments_of_other_columns_are_the_same():
+    X = sp.csr_array(
+        (np.array([1.0, -2.0, 3.0]), (np.array([0, 1, 1]), np.array([4, 4, 90]))), shape=(3, 100)
+    )
+    moments = measure(X, np.ones(3))
+    np.testing.assert_array_equal(moments.columns, [4, 90])
+    wide, all_of_them = moments.over(np.array([4, 7, 90])), moments.over(None)
+    np.testing.assert_array_equal(wide.deviation, [5, 0, 9])
+    np.testing.assert_array_equal(np.flatnonzero(all_of_them.present), [4, 90])
+    norms = [m.preconditioner(8)[2] for m in (moments, wide, all_of_them)]
+    assert norms == pytest.approx([norms[0]] * 3)
+    assert all_of_them.mean_square_norm == moments.mean_square_norm
+
+
+@pytest.mark.parametrize("columns", [([1, 2], [2, 5]), ([1, 2], None)])
+def test_parts_that_store_different_columns_combine(columns):
+    rng = np.random.default_rng(0)
+    blocks = [np.zeros((10, 9)) for _ in columns]
+    for block, chosen in zip(blocks, columns, strict=True):
+        block[:, chosen] = rng.normal(size=block[:, chosen].shape)
+    whole = combine([measure(sp.csr_array(block), np.ones(10)) for block in blocks]).over(None)
+    expected = measure(sp.csr_array(np.vstack(blocks)), np.ones(20)).over(None)
+    for name in ("mean", "deviation", "low", "high", "present"):
+        np.testing.assert_allclose(getattr(whole, name), getattr(expected, name))
+
+
 def test_a_column_without_stored_values_has_scale_zero():
     X = sp.csr_array(np.array([[1.0, 0.0], [2.0, 0.0]]))
-    scale, _, norm = measure(X, np.ones(2)).preconditioner(8)
+    scale, _, norm = measure(X, np.ones(2)).over(None).preconditioner(8)
     assert scale[1] == 0
     assert scale[0] > 0
     assert np.isfinite(norm)

@@ -79,10 +79,6 @@ def test_a_job_that_ends_is_replaced_and_costs_no_row_and_no_row_twice(jobs, laz
         assert training.classifier.score(*binary) > 0.85
 
 
-survives = pytest.mark.xfail(strict=False, reason="the fit ends with the worker that holds its server")
-
-
-@survives
 def test_the_job_of_the_server_ends(jobs, lazy, binary):
     with jobs() as (cluster, client):
         cluster.adapt(minimum_jobs=2, maximum_jobs=2, interval="500ms")
@@ -97,12 +93,10 @@ def test_the_job_of_the_server_ends(jobs, lazy, binary):
         assert training.classifier.score(*binary) > 0.85
 
 
-@survives
 def test_a_lifetime_that_is_shorter_than_the_fit(jobs, lazy, binary):
     check_lifetime(jobs, lazy, binary, lifetime=6, seconds=12, least_workers=4)
 
 
-@survives
 @pytest.mark.long
 @pytest.mark.timeout(400)
 def test_three_minutes_on_jobs_of_one_minute(jobs, lazy, binary):

@@ -1,0 +1,345 @@
+"""The server of a fit as the driver sees it: started, called, backed up, replaced when it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import numpy as np
+from distributed import Client
+
+from skdist.backup import Backup
+from skdist.cluster import tasks
+from skdist.cluster.actor import ServerActor, ServerRef
+from skdist.cluster.fetch import settle
+from skdist.cluster.membership import LOOK_SECONDS, Membership, Present
+from skdist.exceptions import ServerLostError
+from skdist.journal import Outcome
+
+logger = logging.getLogger("skdist")
+
+#: Seconds between two backups; ``dask.config.set({"skdist.snapshot-interval": ...})`` changes it.
+BACKUP_SECONDS = 1.0
+
+#: They take at most this part of the time: where one takes long, the next one comes later.
+BACKUP_SHARE = 0.02
+
+#: The backups of larger models, in bytes, stay on another worker and do not pass through the scheduler.
+DRIVER_BYTES = 8 << 20
+
+#: A call from the driver to the server takes at most this long, in seconds.
+ANSWER_SECONDS = 30.0
+
+#: The start of a server takes at most this long, in seconds; then another worker is tried.
+START_SECONDS = 10.0
+
+#: The server, if there still is one, gets this long to hear that the fit is over, in seconds.
+ABORT_SECONDS = 2.0
+
+#: The driver looks this often whether the server it waits for is still there, in seconds.
+WATCH_SECONDS = 0.1
+
+#: So many servers in a row may be lost without a backup in between.
+MOST_LOSSES = 5
+
+
+@dataclass(frozen=True)
+class KeptBackup:
+    """A backup, where it is, and what the driver had then.
+
+    Attributes
+    ----------
+    backup : Backup
+        Without its parameters where a worker holds them.
+    holder : str
+        That worker; '' where the driver holds all of it.
+    rounds : int
+        Length of the history.
+    """
+
+    backup: Backup
+    holder: str
+    rounds: int
+
+
+class Serving:
+    """The present server of a fit, and what is kept in case it is lost.
+
+    Parameters
+    ----------
+    client : Client
+        Of the cluster.
+    membership : Membership
+        Of the cluster.
+    name : str
+        Of the fit's plugin.
+    token : str
+        Unique; part of the keys.
+    in_driver : bool
+        Whether backups of all sizes come to the driver, because it writes them down.
+
+    Attributes
+    ----------
+    ref : ServerRef or None
+        The present server.
+    kept : deque of KeptBackup
+        Oldest first: the latest one in the driver, or the latest two on two workers.
+    """
+
+    def __init__(
+        self, client: Client, membership: Membership, name: str, token: str, in_driver: bool = False
+    ) -> None:
+        self.client, self.name = client, name
+        self.ref: ServerRef | None = None
+        self.kept: deque[KeptBackup] = deque()
+        self._membership, self._token, self._in_driver = membership, token, in_driver
+        self._future: Any = None
+        self._started = 0
+        self._arguments: tuple[Any, ...] = ()
+        self._small = True
+        self._rounds = 0  # length of the history when the present server began
+        self._losses = 0
+        self._costs: deque[float] = deque(maxlen=5)
+        self._interval = float(dask.config.get("skdist.snapshot-interval", BACKUP_SECONDS))
+        self._due = float("inf")
+        self._telling: set[asyncio.Future[Any]] = set()
+
+    async def start(self, where: Collection[str]) -> None:
+        """Start an actor on one of some workers; `begin` gives it a model.
+
+        Dask takes the one with the fewest actors, as workers are named: servers of fits at the same time are
+        not to share one.
+        """
+        incarnation, self._started = self._started, self._started + 1
+        key = f"skdist-server-{self._token}-{incarnation}"
+        self.release()
+        self._future = self.client.submit(ServerActor, actor=True, key=key, pure=False, workers=list(where))
+        made = asyncio.ensure_future(settle([self._future]))
+        try:
+            while not (await asyncio.wait([made], timeout=WATCH_SECONDS))[0]:
+                # Dask would wait for them for ever.
+                if not set(where) & set((await self._membership.look()).threads):
+                    raise ServerLostError(f"{', '.join(where)} left before the parameter server started.")
+        finally:
+            made.cancel()
+        holders = await self.client.scheduler.who_has(keys=[key])
+        if not holders.get(key):
+            raise ServerLostError("The parameter server could not be started on any worker.")
+        self.ref = ServerRef(holders[key][0], key, incarnation)
+
+    async def begin(
+        self, model: Any, classes: Any, settings: Any, state: np.ndarray, n_rows: int, n_learners: int,
+        clock: float, backup: Backup | None = None,
+    ) -> None:  # fmt: skip
+        """Give the server what it trains; parameters as in `ServerActor.begin`."""
+        self._arguments = (model, classes, settings, state, n_rows, n_learners, clock)
+        self._small = self._in_driver or state.nbytes <= DRIVER_BYTES
+        if backup is not None:
+            self.kept.append(KeptBackup(backup, "", 0))
+        await self.call("begin", *self._arguments, backup, self.name)
+        self._due = time.monotonic() + self._interval
+
+    @property
+    def lost(self) -> bool:
+        """Whether Dask knows that the server is gone."""
+        return self._future is not None and self._future.status not in ("finished", "pending")
+
+    def check(self, present: Present) -> None:
+        """Raise where the server is gone, or where it is silent and there are other workers."""
+        assert self.ref is not None
+        if self.lost:
+            raise ServerLostError(f"The worker that held the parameter server, {self.ref.address}, left.")
+        if self.ref.address in present.silent:
+            raise ServerLostError(f"The parameter server on {self.ref.address} is not heard of any more.")
+
+    def is_leaving(self, present: Present) -> bool:
+        """Return whether the server's worker is about to retire, and there is another one."""
+        return self.ref is not None and self.ref.address in present.leaving and bool(present)
+
+    async def finish(self, rounds: int) -> Outcome:
+        """End the fit; parameters as in `back_up`."""
+        outcome: Outcome = await self.call("finish", rounds - self._rounds)
+        return outcome
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Call the server, with a limit, and as long as it is there.
+
+        Raises
+        ------
+        ServerLostError
+            Where it is gone or does not answer.
+        """
+        assert self.ref is not None
+        if self.lost:  # the scheduler would try to connect for long, and complain
+            raise ServerLostError(f"The worker that held the parameter server, {self.ref.address}, left.")
+        call = asyncio.ensure_future(self.ref.call_from_driver(self.client, method, *args))
+        began = looked = time.monotonic()
+        try:
+            while not (await asyncio.wait([call], timeout=WATCH_SECONDS))[0]:
+                now = time.monotonic()
+                if now - looked > LOOK_SECONDS or self.lost:
+                    looked = now
+                    self.check(await self._membership.look())
+                if now - began > ANSWER_SECONDS:
+                    raise ServerLostError(
+                        f"The parameter server on {self.ref.address} did not answer within "
+                        f"{ANSWER_SECONDS:g} s."
+                    )
+            return call.result()
+        except OSError as error:
+            raise ServerLostError(f"The parameter server does not answer: {error!r}") from error
+        finally:
+            call.cancel()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a backup."""
+        return time.monotonic() >= self._due
+
+    async def back_up(
+        self, visits: Collection[int], newest: int, rounds: int, present: Present, method: str = "back_up"
+    ) -> KeptBackup:
+        """Take a backup; parameters as in `ParameterServer.back_up`.
+
+        Parameters
+        ----------
+        visits, newest
+            As in `ParameterServer.back_up`.
+        rounds : int
+            Length of the driver's history.
+        present : Present
+            Workers, of which one may keep it.
+        method : {'back_up', 'hand_over'}
+            Whether the server goes on afterwards.
+        """
+        assert self.ref is not None
+        began = time.monotonic()
+        self._due = float("inf")  # one at a time
+        asked = visits, newest, rounds - self._rounds
+        holder = "" if self._small else self._holder(present)
+        backup = await self._back_up_to(holder, method, *asked) if holder else None
+        if backup is None:
+            backup, holder = await self.call(method, *asked), ""
+        now = time.monotonic()
+        # The least of the last few: others use the machine, too.
+        self._costs.append(now - began)
+        self._due = now + max(self._interval, min(self._costs) / BACKUP_SHARE)
+        kept = KeptBackup(backup, holder, rounds + len(backup.rounds))
+        self.kept.append(kept)
+        while len(self.kept) > (2 if holder else 1):
+            self.kept.popleft()
+        self._losses = 0
+        return kept
+
+    def _holder(self, present: Present) -> str:
+        """Return a worker that keeps the next backup: not where the server is, nor the last one."""
+        assert self.ref is not None
+        others = [name for name in present.threads if name != self.ref.address]
+        last = self.kept[-1].holder if self.kept else ""
+        return next((name for name in others if name != last), others[0] if others else "")
+
+    async def _back_up_to(self, holder: str, method: str, *asked: Any) -> Backup | None:
+        call = self.client.run(
+            tasks.keep_backup, self.name, self.ref, method, *asked, workers=[holder], on_error="return"
+        )
+        try:
+            replies = await asyncio.wait_for(call, ANSWER_SECONDS)
+        except TimeoutError:
+            replies = {}
+        reply = replies.get(holder)
+        return reply if isinstance(reply, Backup) else None
+
+    async def renew(self, leaving: frozenset[str] = frozenset()) -> KeptBackup | None:
+        """Start another server from the latest backup.
+
+        Parameters
+        ----------
+        leaving : frozenset of str
+            Workers that it shall not go to.
+
+        Returns
+        -------
+        KeptBackup or None
+            Where training goes on; None where it begins anew.
+
+        Raises
+        ------
+        ServerLostError
+            Where the servers are lost again and again, or the workers with all backups too.
+        NoWorkersError
+            Where there is no worker within the limit.
+        """
+        assert self.ref is not None
+        self._losses += 1
+        if self._losses > MOST_LOSSES:
+            raise ServerLostError(
+                f"{self._losses} parameter servers were lost one after the other, the last one on "
+                f"{self.ref.address}. See the logs of the workers; too little memory is the usual cause."
+            )
+        bad = {self.ref.address, *leaving}
+        while True:
+            present = await self._membership.wait_for_workers(frozenset(bad))
+            where = (set(present.threads) - bad) or set(present.threads)
+            had_backup = bool(self.kept)
+            while self.kept and self.kept[-1].holder and self.kept[-1].holder not in present.threads:
+                self.kept.pop()
+            if had_backup and not self.kept:
+                raise ServerLostError(
+                    "The parameter server and the workers that kept its backups left the cluster together."
+                )
+            kept = self.kept[-1] if self.kept else None
+            if kept is not None and kept.holder:
+                where = {kept.holder}
+            try:
+                await asyncio.wait_for(self.start(sorted(where)), START_SECONDS)
+                self._tell(list(present.threads))
+                backup = kept.backup if kept is not None else None
+                await self.call("begin", *self._arguments, backup, self.name)
+                break
+            except (ServerLostError, TimeoutError) as error:
+                logger.info("No parameter server on %s: %s.", sorted(where), error)
+                bad |= where
+                self._losses += 1
+                if self._losses > MOST_LOSSES:
+                    raise ServerLostError("No worker could take over the parameter server.") from error
+        self._rounds = kept.rounds if kept is not None else 0
+        self._due = time.monotonic() + self._interval
+        return kept
+
+    def _tell(self, workers: list[str]) -> None:
+        """Tell the visits on some workers that there is another server, without waiting for them."""
+        assert self.ref is not None
+        call = self.client.run(
+            tasks.renew, self.name, self.ref.incarnation, workers=workers, on_error="ignore"
+        )
+        telling = asyncio.ensure_future(asyncio.wait_for(call, ABORT_SECONDS))
+        self._telling.add(telling)
+        telling.add_done_callback(self._told)
+
+    def _told(self, telling: asyncio.Future[Any]) -> None:
+        self._telling.discard(telling)
+        if not telling.cancelled():
+            telling.exception()  # a visit finds out by itself too, only later
+
+    async def abort(self) -> None:
+        """Let visits under way end with their round."""
+        if self.ref is None or self.lost:
+            return
+        try:
+            await asyncio.wait_for(self.ref.call_from_driver(self.client, "abort"), ABORT_SECONDS)
+        except Exception:
+            logger.debug("The server could not be told to stop.", exc_info=True)
+
+    def release(self) -> None:
+        """Give the actor up."""
+        if self._future is not None:
+            with contextlib.suppress(Exception):
+                self._future.release()
+            self._future = None

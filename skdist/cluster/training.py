@@ -1,0 +1,211 @@
+"""The driver's loop from the first visit to the last one, whatever happens to the cluster meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from distributed.client import FutureCancelledError
+
+from skdist.cluster.membership import LOOK_SECONDS, Membership, Present
+from skdist.cluster.partitions import Partitions
+from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, KeptBackup, Serving
+from skdist.cluster.visits import Visits
+from skdist.control.dispatch import Dispatcher
+from skdist.exceptions import ServerLostError, VisitFailedError
+from skdist.fitting import Progress
+from skdist.journal import Outcome
+from skdist.messages import Snapshot
+from skdist.observers import Observers, Watch
+
+logger = logging.getLogger("skdist")
+
+T = TypeVar("T")
+
+
+class Training:
+    """Keeps every worker busy until all epochs are through, and goes on when something is lost.
+
+    Parameters
+    ----------
+    membership, serving, dispatcher, visits, observers, progress
+        Of the fit.
+    partitions, validated : Partitions
+        What is trained on, and what is validated on.
+    plugin_name : str
+        Of the fit.
+    present : Present
+        The workers at the begin.
+    together : bool
+        Whether rounds end together.
+
+    Attributes
+    ----------
+    present : Present
+        The workers when they were last looked at.
+    """
+
+    def __init__(
+        self,
+        *,
+        membership: Membership,
+        serving: Serving,
+        dispatcher: Dispatcher,
+        visits: Visits,
+        observers: Observers,
+        progress: Progress,
+        partitions: Partitions,
+        validated: Partitions,
+        plugin_name: str,
+        present: Present,
+        together: bool,
+    ) -> None:
+        self.present = present
+        self._membership, self._serving, self._visits = membership, serving, visits
+        self._dispatcher, self._observers, self._progress = dispatcher, observers, progress
+        self._partitions, self._validated, self._plugin_name = partitions, validated, plugin_name
+        self._watch = Watch(observers, dispatcher, waits=together)
+        self._looking = asyncio.Lock()
+        self._backing: asyncio.Task[KeptBackup] | None = None
+        self._looked = self._worked = time.monotonic()
+        self._stopped = False
+        self._last_epoch = dispatcher.last_epoch
+
+    async def run(self, *begin: Any) -> Outcome:
+        """Train to the end; parameters as in `Serving.begin`."""
+        serving, visits = self._serving, self._visits
+        started = False
+        while True:
+            try:
+                if not started:
+                    started = True  # where it is lost, it is replaced
+                    await serving.begin(*begin)
+                await visits.follow(self.present)
+                while not self._dispatcher.done or self._watch.looks:
+                    await self._turn()
+                outcome: Outcome = await serving.finish(visits.rounds)
+                return outcome
+            except ServerLostError as error:
+                await self._recover(error)
+
+    async def _turn(self) -> None:
+        watch, visits = self._watch, self._visits
+        if not watch.holds:
+            visits.order()
+        if visits.flying or watch.looks:
+            self._worked = time.monotonic()
+            await asyncio.wait(
+                [*visits.flying, *watch.looks], timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            await visits.land()
+            for epoch in watch.due():
+                watch.looks.append(asyncio.ensure_future(self._look_at(epoch)))
+            if watch.settle():
+                self._stopped = True
+                self._dispatcher.end_after(await self._serving.call("stop"))
+        elif time.monotonic() - self._worked > self._membership.limit:
+            raise self._membership.nobody()
+        else:
+            await asyncio.sleep(0.1)
+        self._back_up()
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._looked = time.monotonic()
+            await self._look()
+
+    def _back_up(self) -> None:
+        """Take in a backup that is complete, and begin one that is due."""
+        if self._backing is not None and self._backing.done():
+            backing, self._backing = self._backing, None
+            self._visits.settle(backing.result())
+        if self._backing is None and self._serving.due:
+            self._backing = asyncio.ensure_future(self._visits.back_up(self.present))
+
+    async def _look(self) -> None:
+        """Notice workers that came or went, partitions and a server that are lost, and tell the user."""
+        self.present = await self._membership.look()
+        self._serving.check(self.present)
+        if self._serving.is_leaving(self.present):
+            await self._move()
+        await self._mend()
+        await self._visits.follow(self.present)
+        if self._progress.wanted:
+            epoch, loss, rows = await self._serving.call("progress")
+            self._progress.show(epoch, loss, rows, len(self.present.threads))
+
+    async def _mend(self) -> None:
+        homes = await self._partitions.mend(list(self.present.threads), self.present.silent)
+        self._dispatcher.homes.update(homes)
+        if self._validated is not self._partitions:
+            await self._validated.mend(list(self.present.threads), self.present.silent)
+
+    async def _move(self) -> None:
+        """Let another server take over what the present one has, before its worker retires."""
+        await self._end_backup()
+        self._visits.settle(await self._visits.back_up(self.present, "hand_over"))
+        raise ServerLostError("The worker that holds the parameter server is about to retire.")
+
+    async def _recover(self, error: ServerLostError) -> None:
+        """Go on with another server, from the latest backup."""
+        logger.info("%s Training goes on with another one.", error)
+        await self._end_backup()
+        kept = await self._serving.renew(self.present.leaving)
+        await self._visits.rewind(kept, self._last_epoch)
+        self.present = await self._membership.look()
+        with contextlib.suppress(ServerLostError):  # if it is lost again, that is noticed anyway
+            await self._mend()
+            if self._stopped:
+                self._dispatcher.end_after(await self._serving.call("stop"))
+        self._worked = time.monotonic()
+
+    async def _end_backup(self) -> None:
+        """Take in a backup that is complete; give up one that is not."""
+        if self._backing is None:
+            return
+        backing, self._backing = self._backing, None
+        if not backing.done():
+            backing.cancel()
+            await asyncio.wait([backing])
+        if not backing.cancelled() and backing.exception() is None:
+            self._visits.settle(backing.result())
+
+    async def _look_at(self, epoch: int) -> bool:
+        """Show the model at the end of an epoch; return whether training shall end."""
+        snapshot: Snapshot = await self._insist(lambda: self._serving.call("snapshot", epoch))
+        async with self._looking:  # one after the other
+            sums = None
+            if self._observers.validation is not None:
+                sums = await self._insist(lambda: self._score(snapshot))
+            # In a thread, as it may take long and use the client.
+            return await asyncio.to_thread(self._observers.show, snapshot, sums)
+
+    async def _score(self, snapshot: Snapshot) -> Any:
+        assert self._serving.ref is not None
+        present = await self._membership.look()
+        return await self._membership.while_there_are_workers(
+            self._validated.score(
+                self._serving.ref, self._plugin_name, snapshot.state, snapshot.epoch, present.threads
+            )
+        )
+
+    async def _insist(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do something again where it failed because of a server or data that was replaced since."""
+        for _ in range(MOST_LOSSES):
+            with contextlib.suppress(ServerLostError, FutureCancelledError):
+                return await work()
+            await asyncio.sleep(LOOK_SECONDS)
+            deadline = time.monotonic() + ANSWER_SECONDS
+            while self._serving.lost and time.monotonic() < deadline:
+                await asyncio.sleep(0.1)
+        raise VisitFailedError(
+            "The end of an epoch could not be looked at: servers or data were lost each time."
+        )
+
+    async def end(self) -> None:
+        """Stop all that is under way in the driver."""
+        for task in self._watch.looks:
+            task.cancel()
+        await self._end_backup()

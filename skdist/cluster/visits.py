@@ -1,0 +1,245 @@
+"""The visits of a fit on the cluster: submitted, landed, taken off workers that are gone or stuck."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable
+from typing import Any
+
+from distributed import Client, KilledWorker
+from distributed.client import FutureCancelledError
+
+from skdist.cluster import tasks
+from skdist.cluster.fetch import fetch
+from skdist.cluster.membership import Present
+from skdist.cluster.partitions import Partitions
+from skdist.cluster.serving import KeptBackup, Serving
+from skdist.control.dispatch import Dispatcher
+from skdist.control.ledger import Ledger
+from skdist.exceptions import VisitFailedError
+from skdist.fitting import lost_records, take_in
+from skdist.history import History
+from skdist.messages import Visit, VisitReport
+
+logger = logging.getLogger("skdist")
+
+#: Where visits get lost and none has ended for so long, in seconds, the fit fails.
+FAILING_SECONDS = 60.0
+
+Landing = asyncio.Task[VisitReport | None]
+
+
+class Visits:
+    """Performs what the dispatcher orders, and knows what of it a lost server takes with it.
+
+    Parameters
+    ----------
+    client : Client
+        Of the cluster.
+    dispatcher : Dispatcher
+        Decides.
+    partitions : Partitions
+        What is visited.
+    serving : Serving
+        The server.
+    history : History
+        Written to.
+    name : str
+        Of the fit's plugin.
+    token : str
+        Unique; part of the keys.
+
+    Attributes
+    ----------
+    flying : dict of task to int
+        Visits under way, with their numbers.
+    """
+
+    def __init__(
+        self, client: Client, dispatcher: Dispatcher, partitions: Partitions, serving: Serving,
+        history: History, name: str, token: str,
+    ) -> None:  # fmt: skip
+        self.flying: dict[Landing, int] = {}
+        self._client, self._dispatcher, self._partitions, self._serving = (
+            client, dispatcher, partitions, serving,
+        )  # fmt: skip
+        self._history, self._name, self._token = history, name, token
+        self._ledger = Ledger()
+        self._futures: dict[int, Any] = {}  # of the visits that are on the cluster
+        self._stuck: dict[Landing, str] = {}  # taken off, but a thread of their worker is not free yet
+        self._landed = self._began = time.monotonic()
+
+    def order(self) -> None:
+        """Begin what the dispatcher wants begun."""
+        for name, order in self._dispatcher.orders():
+            self.flying[asyncio.ensure_future(self._visit(name, order))] = order.number
+
+    async def _visit(self, name: str, order: Visit) -> VisitReport | None:
+        """Return how a visit ended; None where nobody will ever know."""
+        numbers = [segment.partition for segment in order.segments]
+        try:
+            async with self._partitions.on_worker(name, numbers) as blocks:
+                # Pinned: the dispatcher balances the work, not Dask's stealing, and visits are taken off
+                # workers that leave.
+                self._futures[order.number] = self._client.submit(
+                    tasks.visit, order, self._serving.ref, self._name, self._partitions.streamed, *blocks,
+                    key=(f"skdist-visit-{self._token}", order.number), pure=False, workers=[name],
+                )  # fmt: skip
+            report: VisitReport = (await fetch(self._client, [self._futures[order.number]]))[0]
+            return report
+        except FutureCancelledError:
+            return None
+        finally:
+            if order.number in self._futures:
+                self._futures.pop(order.number).release()
+
+    async def land(self) -> None:
+        """Take in the visits that have ended.
+
+        Raises
+        ------
+        ServerLostError
+            Where one ended because the server did not answer, and it does not answer the driver either.
+        VisitFailedError
+            Where visits fail again and again.
+        """
+        for task in [task for task in self.flying if task.done()]:
+            number = self.flying[task]
+            try:
+                report = task.result()
+            except KilledWorker as error:
+                raise VisitFailedError(
+                    f"Visit {number} was tried on several workers and each died: {error}. "
+                    "See the logs of the workers; too little memory is the usual cause."
+                ) from error
+            if report is None or report.server_lost:
+                if time.monotonic() - self._landed > FAILING_SECONDS:
+                    raise VisitFailedError(
+                        f"No visit has ended for {FAILING_SECONDS:g} s, and visit {number} got lost, too. "
+                        "See the logs of the workers: can they reach each other?"
+                    )
+                self._partitions.check_source()
+                await self._give_back(task, number, await self._serving.call("retire", number))
+            else:
+                del self.flying[task]
+                self._landed = time.monotonic()
+                take_in(self._history, self._dispatcher, report, self._landed - self._began)
+                self._ledger.ended(report.visit, report.worker, report.offset)
+
+    async def follow(self, present: Present) -> None:
+        """Take the visits off workers that are gone, and give work to those that are there."""
+        threads = {name: count for name, count in present.threads.items() if not self._is_stuck(name)}
+        for name in set(self._dispatcher.workers) - set(threads):
+            self._dispatcher.remove_worker(name)
+            await self._take_off(name)
+        for name, count in threads.items():
+            self._dispatcher.add_worker(name, count)
+            self._partitions.add_worker(name, count)
+        if len(threads) > 1:
+            for number in await self._serving.call("silent"):
+                await self._give_up_on(number)
+
+    def _is_stuck(self, worker: str) -> bool:
+        self._stuck = {task: name for task, name in self._stuck.items() if not task.done()}
+        return worker in self._stuck.values()
+
+    async def _take_off(self, worker: str) -> None:
+        """Put the rest of the visits of a worker back, exactly."""
+        gone = {number for number, (_, name) in self._dispatcher.in_flight.items() if name == worker}
+        for task, number in list(self.flying.items()):
+            if number in gone and not task.done():
+                offset = await self._serving.call("retire", number)
+                if not task.done():  # it may have come to its end in between
+                    await self._give_back(task, number, offset)
+
+    async def _give_up_on(self, number: int) -> None:
+        """Take a silent visit off its worker, which gets no other one until it has ended."""
+        if number not in self._dispatcher.in_flight:
+            return
+        _, worker = self._dispatcher.in_flight[number]
+        others = set(self._dispatcher.workers) - {worker}
+        task = next((task for task, flying in self.flying.items() if flying == number), None)
+        if not others or task is None or task.done():
+            return
+        offset = await self._serving.call("retire", number)
+        if not task.done():
+            logger.info("Visit %d on %s is silent.", number, worker)
+            self._stuck[task] = worker
+            del self.flying[task]
+            self._put_back(number, offset)
+            self._dispatcher.remove_worker(worker)
+            await self._take_off(worker)
+
+    async def _give_back(self, task: Landing, number: int, offset: int) -> None:
+        """Forget a visit that will not report, and put its rows from an offset on back."""
+        del self.flying[task]
+        task.cancel()
+        self._put_back(number, offset)
+        if number in self._futures:
+            await self._client.cancel([self._futures[number]], force=True)
+
+    def _put_back(self, number: int, offset: int) -> None:
+        _, worker = self._dispatcher.in_flight[number]
+        visit = self._dispatcher.lost(number, offset)
+        self._history.visits.extend(lost_records(visit, worker, offset))
+        self._ledger.ended(visit, worker, offset)
+        logger.info("Visit %d is repeated from row %d of %d.", number, offset, visit.rows)
+
+    async def back_up(self, present: Present, method: str = "back_up") -> KeptBackup:
+        """Take a backup of the server; see `Serving.back_up`."""
+        asked, newest = self._ledger.asked(self._dispatcher), self._dispatcher.newest
+        return await self._serving.back_up(asked, newest, self.rounds, present, method)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of the history that the driver has."""
+        return len(self._history.rounds)
+
+    def settle(self, kept: KeptBackup) -> None:
+        """Take in what a new backup holds."""
+        self._history.rounds.extend(kept.backup.rounds)
+        self._ledger.settle(self._serving.kept[0].backup.offsets)
+
+    async def rewind(self, kept: KeptBackup | None, last_epoch: int) -> None:
+        """Go back to a backup, or to the begin: what came after it is trained again.
+
+        Parameters
+        ----------
+        kept : KeptBackup or None
+            Where the new server goes on.
+        last_epoch : int
+            Of a fit that has just begun.
+        """
+        futures = list(self._futures.values())
+        self.drop()
+        offsets = {} if kept is None else kept.backup.offsets
+        left = {entry.visit.number: entry for entry in self._ledger.rewind(self._dispatcher, offsets)}
+        history = self._history
+        del history.rounds[0 if kept is None else kept.rounds :]
+        history.visits[:] = [record for record in history.visits if record.visit not in left]
+        for entry in left.values():
+            history.visits.extend(lost_records(entry.visit, entry.worker, entry.offset))
+        self._dispatcher.last_epoch = last_epoch if kept is None else kept.backup.last_epoch
+        self._landed = time.monotonic()
+        if futures:
+            await self._client.cancel(futures, force=True)
+
+    def drop(self) -> None:
+        """Wait for no visit any more."""
+        for task in [*self.flying, *self._stuck]:
+            task.cancel()
+        self.flying.clear()
+        self._stuck.clear()
+
+    def release(self) -> Awaitable[Any] | None:
+        """Stop what is under way and free its keys."""
+        futures = list(self._futures.values())
+        self.drop()
+        if not futures:
+            return None
+        for future in futures:
+            future.release()
+        cancelled: Awaitable[Any] = self._client.cancel(futures, force=True)
+        return cancelled

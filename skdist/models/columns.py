@@ -1,0 +1,67 @@
+"""The features of sparse rows that are stored anywhere: often few of those that there are.
+
+Hashed words may have a quarter of a million columns, of which short texts store a fifth. What is as wide as
+the model is kept for those columns alone: moments, parameters, all that is sent. ``columns`` lists them,
+ascending; None stands for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+#: Where more than this share of the columns is stored, all are kept.
+MOST_SHARE = 0.5
+
+
+def stored_columns(rows: Any) -> np.ndarray | None:
+    """Return the columns that CSR rows store; None where those are not much fewer than all."""
+    mask = np.zeros(rows.shape[1], dtype=bool)
+    mask[rows.indices] = True
+    columns = np.flatnonzero(mask)
+    return columns if len(columns) <= MOST_SHARE * rows.shape[1] else None
+
+
+def union(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """Return the columns that are in any of the parts."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    if all(len(part) == len(known[0]) and np.array_equal(part, known[0]) for part in known[1:]):
+        return known[0]
+    return np.unique(np.concatenate(known))
+
+
+def spread(
+    values: np.ndarray, columns: np.ndarray | None, among: np.ndarray | None, width: int
+) -> np.ndarray:
+    """Return values of some columns as those of others, these among them; zeros elsewhere.
+
+    Parameters
+    ----------
+    values : ndarray of shape (..., len(columns))
+    columns, among : ndarray or None
+        Those of ``values``, and those of the result.
+    width : int
+        Number of all columns.
+    """
+    if columns is among or columns is None:
+        return values
+    wide = np.zeros((*values.shape[:-1], width if among is None else len(among)), dtype=values.dtype)
+    wide[..., columns if among is None else np.searchsorted(among, columns)] = values
+    return wide
+
+
+def narrowed(rows: Any, columns: np.ndarray) -> sp.csr_array:
+    """Return CSR rows of what they store in some columns, numbered by their place among these."""
+    places = np.full(rows.shape[1], -1, dtype=rows.indices.dtype)
+    places[columns] = np.arange(len(columns), dtype=rows.indices.dtype)
+    data, indices, edges = rows.data, places[rows.indices], rows.indptr
+    if len(indices) and indices.min() < 0:  # rows held out may store what no other row does
+        kept = indices >= 0
+        edges = np.concatenate([[0], np.cumsum(kept)])[edges].astype(edges.dtype)
+        data, indices = data[kept], indices[kept]
+    return sp.csr_array((data, indices, edges), shape=(rows.shape[0], len(columns)))

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from skdist.models.columns import narrowed, spread, stored_columns, union
+
+
+def rows_in(columns, n_features, n_rows=20, seed=0):
+    X = sp.random_array((n_rows, len(columns)), density=0.4, rng=np.random.default_rng(seed), format="coo")
+    return sp.csr_array((X.data, (X.row, np.asarray(columns)[X.col])), shape=(n_rows, n_features))
+
+
+def test_columns_are_those_stored_and_all_where_most_are():
+    X = rows_in([3, 5, 11], 100)
+    np.testing.assert_array_equal(stored_columns(X), [3, 5, 11])
+    assert stored_columns(rows_in([0, 1, 2], 5)) is None
+    assert len(stored_columns(sp.csr_array((4, 7)))) == 0
+
+
+def test_union():
+    a, b = np.array([1, 4]), np.array([2, 4, 9])
+    np.testing.assert_array_equal(union([a, b]), [1, 2, 4, 9])
+    assert union([a, a.copy()]) is a
+    assert union([a, None]) is None
+
+
+@pytest.mark.parametrize("among", [None, np.array([1, 3, 4, 8])])
+def test_spread_puts_values_at_their_columns(among):
+    columns = np.array([1, 4])
+    values = np.arange(6.0).reshape(3, 2)
+    wide = spread(values, columns, among, 10)
+    assert wide.shape == (3, 10 if among is None else 4)
+    places = columns if among is None else [0, 2]
+    np.testing.assert_array_equal(wide[:, places], values)
+    assert np.count_nonzero(wide) == np.count_nonzero(values)
+    assert spread(values, columns, columns, 10) is values
+
+
+def test_narrowed_rows_keep_what_is_stored_in_the_columns():
+    X = rows_in([2, 30, 31, 77], 90)
+    np.testing.assert_array_equal(
+        narrowed(X, np.array([2, 30, 31, 77])).toarray(), X.toarray()[:, [2, 30, 31, 77]]
+    )
+    np.testing.assert_array_equal(narrowed(X, np.array([2, 31])).toarray(), X.toarray()[:, [2, 31]])
