@@ -195,7 +195,13 @@ class ClusterFit:
     async def _register_plugin(self) -> None:
         plugin = LearnerPlugin(self.name, self.settings)
         self._registered = True  # from now on there may be something to undo
-        replies = await self.client.register_plugin(plugin, name=self.name)
+        replies = {}
+        for _ in range(MOST_LOSSES):
+            # A worker that leaves meanwhile makes it fail for all.
+            with contextlib.suppress(OSError):
+                replies = await self.client.register_plugin(plugin, name=self.name)
+                break
+            await self._membership.wait_for_workers()
         for reply in replies.values():
             if reply["status"] != "OK":
                 raise reply["exception"]

@@ -18,7 +18,7 @@ from distributed import Client
 from skdist.backup import Backup
 from skdist.cluster import tasks
 from skdist.cluster.actor import ServerActor, ServerRef
-from skdist.cluster.fetch import settle
+from skdist.cluster.fetch import refuse_cancelled, settle
 from skdist.cluster.membership import LOOK_SECONDS, Membership, Present
 from skdist.exceptions import ServerLostError
 from skdist.journal import Outcome
@@ -275,8 +275,12 @@ class Serving:
             Where the servers are lost again and again, or the workers with all backups too.
         NoWorkersError
             Where there is no worker within the limit.
+        FitCancelledError
+            Where somebody has cancelled the server.
         """
         assert self.ref is not None
+        if self._future is not None and self._future.status == "cancelled":
+            refuse_cancelled(self._future._state.exception)
         self._losses += 1
         if self._losses > MOST_LOSSES:
             raise ServerLostError(

@@ -12,7 +12,7 @@ from distributed import Client, KilledWorker
 from distributed.client import FutureCancelledError
 
 from skdist.cluster import tasks
-from skdist.cluster.fetch import fetch
+from skdist.cluster.fetch import fetch, refuse_cancelled
 from skdist.cluster.membership import Present
 from skdist.cluster.partitions import Partitions
 from skdist.cluster.serving import KeptBackup, Serving
@@ -89,7 +89,8 @@ class Visits:
                 )  # fmt: skip
             report: VisitReport = (await fetch(self._client, [self._futures[order.number]]))[0]
             return report
-        except FutureCancelledError:
+        except FutureCancelledError as error:
+            refuse_cancelled(error)
             return None
         finally:
             if order.number in self._futures:
@@ -104,6 +105,8 @@ class Visits:
             Where one ended because the server did not answer, and it does not answer the driver either.
         VisitFailedError
             Where visits fail again and again.
+        FitCancelledError
+            Where somebody has cancelled one.
         """
         for task in [task for task in self.flying if task.done()]:
             number = self.flying[task]

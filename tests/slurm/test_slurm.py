@@ -83,35 +83,37 @@ def test_the_job_of_the_server_ends(jobs, lazy, binary):
     with jobs() as (cluster, client):
         cluster.adapt(minimum_jobs=2, maximum_jobs=2, interval="500ms")
         client.wait_for_workers(2, timeout=JOIN_SECONDS)
-        first = addresses(client)
         with EndlessFit(client, lazy) as training:
             training.wait_for_workers(2)
             ended = end_job(cluster, client, holds_server=True)
             training.wait_for(lambda: len(addresses(client) - {ended}) == 2)
             training.wait_for_workers(2)
-            assert set(training.stop()) == first | addresses(client)
+            # Rounds of the lost server after its last backup were made again by others.
+            assert addresses(client) <= set(training.stop())
         assert training.classifier.score(*binary) > 0.85
 
 
 def test_a_lifetime_that_is_shorter_than_the_fit(jobs, lazy, binary):
-    check_lifetime(jobs, lazy, binary, lifetime=6, seconds=12, least_workers=4)
+    check_lifetime(jobs, lazy, binary, lifetime=10, seconds=10, least=1)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(400)
 def test_three_minutes_on_jobs_of_one_minute(jobs, lazy, binary):
-    check_lifetime(jobs, lazy, binary, lifetime=40, seconds=180, least_workers=8, walltime="1")
+    check_lifetime(jobs, lazy, binary, lifetime=40, seconds=180, least=4, walltime="1")
 
 
-def check_lifetime(jobs, rows, binary, lifetime, seconds, least_workers, **parameters):
-    """Fit for longer than any job lasts."""
+def check_lifetime(jobs, rows, binary, lifetime, seconds, least, **parameters):
+    """Fit for longer than any job lasts, on so many jobs beyond the first ones at least."""
     limits = ["--lifetime", f"{lifetime}s", "--lifetime-stagger", f"{lifetime / 8}s"]
     with jobs(worker_extra_args=limits, **parameters) as (cluster, client):
         cluster.adapt(minimum_jobs=2, maximum_jobs=2, interval="500ms")
         client.wait_for_workers(2, timeout=JOIN_SECONDS)
-        until = time.monotonic() + seconds
+        first, until = addresses(client), time.monotonic() + seconds
         with EndlessFit(client, rows) as training:
-            training.wait_for(lambda: time.monotonic() > until, seconds + JOIN_SECONDS)
-            training.wait_for_epochs(2)
-            assert len(training.stop()) >= least_workers
+            training.wait_for(
+                lambda: time.monotonic() > until and not first & addresses(client), seconds + JOIN_SECONDS
+            )
+            training.wait_for_workers(1)
+            assert len(set(training.stop()) - first) >= least
         assert training.classifier.score(*binary) > 0.85
