@@ -23,6 +23,10 @@ class DivergedError(SkdistError, FloatingPointError):
     """The loss stopped being a number although the data is finite."""
 
 
+class UnknownLabelsError(SkdistError, ValueError):
+    """Rows have labels that are no class of the model."""
+
+
 class VisitFailedError(SkdistError, RuntimeError):
     """A visit failed again and again, for example because its worker dies each time."""
 

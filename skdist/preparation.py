@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,10 +34,12 @@ class Summary:
 
     Attributes
     ----------
-    moments : Moments
-        Of the features.
-    targets : Classes or Numbers
-        Of its rows.
+    rows : int
+        Rows to train on.
+    moments : Moments or None
+        Of the features; None where other partitions stand for this one.
+    targets : Classes, Numbers or None
+        Of its rows; likewise.
     dtype : dtype
         Of the rows.
     nbytes : int
@@ -48,8 +50,9 @@ class Summary:
         Where rows are held out, of which the rest knows nothing.
     """
 
-    moments: Moments
-    targets: Targets
+    rows: int
+    moments: Moments | None
+    targets: Targets | None
     dtype: np.dtype
     nbytes: int
     worker: str = ""
@@ -70,7 +73,19 @@ def summarize(partition: Partition, worker: str = "") -> Summary:
         _measure_rows(partition, partition.held_out)  # may hold NaN too
     moments = _measure_rows(partition, partition.training)
     dtype, nbytes = partition.X.dtype, partition.nbytes
-    return Summary(moments, measure_targets(partition), dtype, nbytes, worker, split)
+    return Summary(moments.rows, moments, measure_targets(partition), dtype, nbytes, worker, split)
+
+
+def extrapolate(
+    summaries: Sequence[Summary], combine_targets: Callable[[Sequence[Any]], Targets]
+) -> tuple[Moments, Targets]:
+    """Return moments and targets of all rows, from those of the partitions that were measured."""
+    measured = [summary for summary in summaries if summary.moments is not None and summary.rows]
+    moments = combine([summary.moments for summary in measured if summary.moments is not None])
+    targets = combine_targets([summary.targets for summary in measured])
+    rows = sum(summary.rows for summary in summaries)
+    factor = rows / moments.rows
+    return (moments, targets) if factor == 1 else (moments.times(rows, factor), targets.times(factor))
 
 
 def _measure_rows(partition: Partition, rows: np.ndarray | None) -> Moments:

@@ -21,7 +21,7 @@ from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, Serving
 from skdist.cluster.source import Source
 from skdist.cluster.training import Training
 from skdist.cluster.visits import Visits
-from skdist.exceptions import DataLostError, ServerLostError
+from skdist.exceptions import DataLostError, ServerLostError, UnknownLabelsError
 from skdist.fitting import FitResult, FitSettings, Progress, build_dispatcher, conclude
 from skdist.history import History
 from skdist.models.validation import ALL_ROWS
@@ -65,13 +65,21 @@ def train_on_cluster(
     ValueError
         For bad data; the message names the partition.
     """
-    fit = ClusterFit(client, source, plan, settings, observers, validation)
+    fit = ClusterFit(client, source, plan, settings, observers, validation, samples=plan.samples)
     try:
         result: FitResult = client.sync(fit.run)
     except KeyboardInterrupt:
         # The coroutine was cancelled and cleans up in the client's thread; wait for it.
         fit.cleaned.wait(CLEANUP_SECONDS)
         raise
+    except UnknownLabelsError as error:
+        if not fit.sampled:
+            raise
+        logger.info(
+            "%s They were not in the sample: all partitions are measured, and training begins anew.", error
+        )
+        fit = ClusterFit(client, source, plan, settings, observers, validation)
+        result = client.sync(fit.run)
     return result
 
 
@@ -82,6 +90,8 @@ class ClusterFit:
     ----------
     client, source, plan, settings, observers, validation
         As in `train_on_cluster`.
+    samples : bool
+        Whether some partitions may stand for all, where each has to be loaded to be measured.
 
     Attributes
     ----------
@@ -97,6 +107,7 @@ class ClusterFit:
         settings: FitSettings,
         observers: Observers | None = None,
         validation: Source | None = None,
+        samples: bool = False,
     ) -> None:
         self.client, self.plan, self.settings = client, plan, settings
         self.observers = observers if observers is not None else Observers()
@@ -104,7 +115,9 @@ class ClusterFit:
         self.cleaned = threading.Event()
         self._token = self.name.removeprefix("skdist-")
         numbers = plan.regression
-        self._partitions = Partitions(client, source, self._token, numbers, settings.hold_out)
+        self._partitions = Partitions(
+            client, source, self._token, numbers, settings.hold_out, samples=samples
+        )
         self._validated = self._partitions
         if validation is not None:
             token = f"{self._token}-validation"
@@ -117,6 +130,11 @@ class ClusterFit:
         self._registered = False
         self._history = History()
         self._progress = Progress(settings.verbose)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether some partitions stood for all."""
+        return self._partitions.sampled
 
     async def run(self) -> FitResult:
         """Train; leave nothing behind, whatever happens."""
@@ -151,7 +169,7 @@ class ClusterFit:
             validation = await members.while_there_are_workers(measure)
         await self._started()
         model, state, clock = self.plan.build(summaries, validation)
-        rows = [summary.moments.rows for summary in summaries]
+        rows = [summary.rows for summary in summaries]
         n_learners = sum(present.threads.values())
         begin = model, self.plan.classes, self.settings, state, sum(rows), n_learners, clock
         dispatcher = build_dispatcher(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -24,6 +24,9 @@ from skdist.preparation import Summary
 
 #: Collections that fill more of the cluster's memory are streamed: loaded, visited and let go.
 HELD_SHARE = 0.5
+
+#: Of the partitions that are streamed, one of so many is measured, but at least and at most so many.
+SAMPLE_RATIO, LEAST_SAMPLE, MOST_SAMPLE = 16, 2, 8
 
 #: How often partitions are measured, at most, where workers are restarted meanwhile.
 MOST_TRIES = 3
@@ -51,9 +54,13 @@ class Partitions:
         Which rows are not trained on.
     name : str
         What errors call a partition.
+    samples : bool
+        Whether it is enough to measure some partitions, where loading them all once more would take long.
 
     Attributes
     ----------
+    sampled : bool
+        Whether only some were measured.
     blocks : list of Future or Delayed
         By number; Delayed where the collection is streamed: each visit loads its partitions anew.
     """
@@ -66,9 +73,12 @@ class Partitions:
         regression: bool,
         hold_out: HoldOut | None = None,
         name: str = "Partition",
+        samples: bool = False,
     ) -> None:
         self.client, self.source, self.token, self.name = client, source, token, name
         self._kind = tasks.Kind(name, regression, hold_out)
+        self.sampled = False
+        self._samples = samples and source.lengths is not None
         self.blocks: list[Any] = []
         self._passing: list[Any] = []  # needed until all is measured
         self._generation = 0  # part of the keys: Dask may still know what was lost
@@ -108,11 +118,13 @@ class Partitions:
                 for n, (key, part) in enumerate(zip(keys, self._passing, strict=True))
             ]
         else:
+            held = np.isnan(self.source.nbytes) or self.source.nbytes <= HELD_SHARE * memory
+            kind = self._kind._replace(sampled=self._samples and not held)
             self.blocks = [
-                delayed_call(tasks.prepare, key, self._kind, n, *part)
+                delayed_call(tasks.prepare, key, kind, n, *part)
                 for n, (key, part) in enumerate(zip(keys, self.source.parts, strict=True))
             ]
-            if np.isnan(self.source.nbytes) or self.source.nbytes <= HELD_SHARE * memory:
+            if held:
                 self.blocks = self.client.compute(self.blocks, optimize_graph=False)
         measured = self._measure_streamed() if self.streamed else await self._measure_held(workers)
         self._passing += measured
@@ -120,7 +132,14 @@ class Partitions:
         for part in await fetch(self.client, measured):
             found.update(part)
         _release(self._passing)
-        return [found[number] for number in range(len(self.blocks))]
+        return [found.get(number) or self._like(number, found) for number in range(len(self.blocks))]
+
+    def _like(self, number: int, found: Mapping[int, Summary]) -> Summary:
+        """Return what is known of a partition that was not measured, when others were."""
+        assert self.source.lengths is not None
+        rows, other = self.source.lengths[number], next(iter(found.values()))
+        nbytes = other.nbytes * rows // max(other.rows, 1)
+        return Summary(rows, None, None, other.dtype, nbytes)
 
     async def mend(self, workers: Sequence[str], silent: Collection[str] = ()) -> dict[int, str]:
         """Make partitions again that are lost, or that only workers hold which are silent.
@@ -231,10 +250,20 @@ class Partitions:
         _release(self.blocks)
         _release(self._passing)
 
+    def _sample(self) -> Sequence[int]:
+        """Return the partitions to measure where each has to be loaded for it."""
+        lengths = self.source.lengths
+        if not self._samples or lengths is None or not any(lengths):
+            return range(len(self.blocks))
+        self.sampled = True
+        filled = np.flatnonzero(lengths)
+        count = min(max(len(filled) // SAMPLE_RATIO, LEAST_SAMPLE), MOST_SAMPLE, len(filled))
+        return [int(number) for number in filled[np.linspace(0, len(filled) - 1, count).astype(int)]]
+
     def _measure_streamed(self) -> list[Any]:
         lazy = [
-            delayed_call(tasks.measure, self._measure_key(n), self.name, [n], block)
-            for n, block in enumerate(self.blocks)
+            delayed_call(tasks.measure, self._measure_key(n), self.name, [n], self.blocks[n])
+            for n in self._sample()
         ]
         futures: list[Any] = self.client.compute(lazy, optimize_graph=False)
         return futures

@@ -11,7 +11,11 @@ from typing import Any
 import dask
 import numpy as np
 import scipy.sparse as sp
+from dask.array.optimization import optimize
+from dask.core import flatten
 from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
+from dask.optimization import cull
 from sklearn.exceptions import DataConversionWarning
 
 from skdist.models.partition import bytes_of, frame_to_numpy
@@ -32,11 +36,14 @@ class Source:
         Whether the parts are on the cluster.
     nbytes : float
         Size of X; nan where it is unknown.
+    lengths : tuple of int or None
+        Rows of each part, where they are known.
     """
 
     parts: Sequence[tuple[Any, Any, Any]] = field(repr=False)
     lazy: bool
     nbytes: float
+    lengths: tuple[int, ...] | None = None
 
 
 def memory_source(X: Any, y: np.ndarray, sample_weight: np.ndarray | None) -> Source:
@@ -84,14 +91,21 @@ def collection_source(X: Any, y: Any, sample_weight: Any) -> Source:
             raise ValueError("X is empty: it has 0 rows.")
         if X.shape[1] == 0:
             raise ValueError("X has 0 features; at least 1 is needed.")
-    columns = [aligned_blocks("X", X, X)]
-    for name, values in (("y", y), ("sample_weight", sample_weight)):
-        if values is None and name == "y":
-            raise ValueError("y must not be None: a classifier needs labels.")
-        columns.append([None] * len(columns[0]) if values is None else aligned_blocks(name, values, X))
+    if y is None:
+        raise ValueError("y must not be None: a classifier needs labels.")
+    together = [X, aligned("y", y, X)]
+    if sample_weight is not None:
+        together.append(aligned("sample_weight", sample_weight, X))
+    columns: list[list[Any]] = blocks_of(together)
+    if sample_weight is None:
+        columns.append([None] * len(columns[0]))
     # Dask does not know how much of a sparse array is stored.
     size = float(X.nbytes) if not frame and isinstance(X._meta, np.ndarray) else np.nan
-    return Source(list(zip(*columns, strict=True)), lazy=True, nbytes=size)
+    lengths = _lengths(X)
+    if lengths is None or np.isnan(lengths).any():
+        return Source(list(zip(*columns, strict=True)), lazy=True, nbytes=size)
+    rows = tuple(int(length) for length in lengths)
+    return Source(list(zip(*columns, strict=True)), lazy=True, nbytes=size, lengths=rows)
 
 
 def _is_table(X: Any) -> bool:
@@ -126,8 +140,8 @@ def _like(name: str, values: Any, X: Any) -> Any:
     return da.from_array(array, chunks=chunks, asarray=False)
 
 
-def aligned_blocks(name: str, values: Any, X: Any) -> list[Any]:
-    """Return the delayed blocks of ``values``, a collection or in memory, checked against those of X.
+def aligned(name: str, values: Any, X: Any) -> Any:
+    """Return ``values``, a collection or in memory, as a collection with the partitions of X.
 
     Raises
     ------
@@ -164,7 +178,39 @@ def aligned_blocks(name: str, values: Any, X: Any) -> list[Any]:
             f"Partition {first} has {int(other[first])} rows of X but {int(mine[first])} of {name}. "
             + _advice(name, values, X)
         )
-    return list(np.asarray(values.to_delayed(), dtype=object).ravel())
+    return values
+
+
+def blocks_of(collections: Sequence[Any]) -> list[list[Delayed]]:
+    """Return the blocks of each of some collections, each with no more of the graph than it needs.
+
+    Arrays are optimised together: what several are made from, such as one file for X and y, is loaded once.
+    (`to_delayed` optimises each alone, and fuses the loading into both.)
+    """
+    arrays = [values for values in collections if hasattr(values, "chunks")]
+    keys = [list(flatten(values.__dask_keys__())) for values in arrays]
+    graph = _joint_graph(arrays, list(itertools.chain.from_iterable(keys))) if arrays else {}
+    parts = iter(keys)
+    return [
+        _blocks(graph, next(parts)) if hasattr(values, "chunks") else _frame_blocks(values)
+        for values in collections
+    ]
+
+
+def _joint_graph(arrays: Sequence[Any], keys: Sequence[Any]) -> dict[Any, Any]:
+    merged = HighLevelGraph.merge(*(values.__dask_graph__() for values in arrays))
+    graph = dict(optimize(merged, keys))
+    # Where y is made from X, Dask fuses X into it and drops it, although it is wanted too.
+    return graph if all(key in graph for key in keys) else dict(merged)
+
+
+def _frame_blocks(frame: Any) -> list[Delayed]:
+    blocks = list(np.asarray(frame.to_delayed(), dtype=object).ravel())
+    return _blocks(dict(blocks[0].__dask_graph__()), [block.key for block in blocks]) if blocks else []
+
+
+def _blocks(graph: Any, keys: Sequence[Any]) -> list[Delayed]:
+    return [Delayed(key, cull(graph, [key])[0]) for key in keys]
 
 
 def _advice(name: str, values: Any, X: Any) -> str:

@@ -12,9 +12,10 @@ from distributed import get_worker, secede
 
 from skdist.backup import Backup
 from skdist.cluster.actor import Connection, ServerRef
-from skdist.exceptions import ServerLostError
+from skdist.exceptions import ServerLostError, UnknownLabelsError
 from skdist.learner import Learner, run_visit
 from skdist.messages import Answer, Join, Update, Visit, VisitReport
+from skdist.models.moments import refuse_infinite
 from skdist.models.partition import Partition, convert
 from skdist.models.validation import HoldOut, ScoreSums, add_up, score_sums
 from skdist.preparation import Summary, summarize
@@ -34,17 +35,22 @@ class Kind(NamedTuple):
         Whether targets are numbers.
     hold_out : HoldOut or None
         Which rows are not trained on.
+    sampled : bool
+        Whether not all partitions are measured, so that it is when they are loaded that bad values show.
     """
 
     name: str
     regression: bool
     hold_out: HoldOut | None
+    sampled: bool = False
 
 
 def prepare(kind: Kind, number: int, X: Any, y: Any, sample_weight: Any) -> Partition:
     """Convert a block once; what the kernels can read as it is is not copied."""
     try:
         partition = convert(X, y, sample_weight, kind.regression)
+        if kind.sampled:
+            refuse_infinite(partition.X, partition.weights)
     except ValueError as error:
         raise ValueError(f"{kind.name} {number}: {error}") from error
     return partition if kind.hold_out is None else kind.hold_out.split(partition, number)
@@ -171,7 +177,10 @@ def _run(
         plugin.limit_inner_threads(order.inner_threads)
     blocks = {}
     for segment, partition in zip(order.segments, partitions, strict=True):
-        blocks[segment.partition] = model.accept(partition, classes)
+        try:
+            blocks[segment.partition] = model.accept(partition, classes)
+        except UnknownLabelsError as error:
+            raise UnknownLabelsError(f"Partition {segment.partition}: {error}") from error
     loop = run_visit(order, blocks, model, learner, attempt, answer)
     exchange: Exchange | None = None
     reply: Answer | None = None

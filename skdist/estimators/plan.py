@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from skdist.control.schedules import AutoRate
+from skdist.exceptions import UnknownLabelsError
 from skdist.history import History
 from skdist.models.columns import spread, union
 from skdist.models.linear import LinearModel
@@ -16,7 +17,7 @@ from skdist.models.moments import Moments, combine
 from skdist.models.partition import as_floats
 from skdist.models.targets import Numbers, Targets, combine_classes, combine_numbers
 from skdist.models.validation import check_split, check_validation
-from skdist.preparation import Summary, build_model
+from skdist.preparation import Summary, build_model, extrapolate
 
 
 @dataclass(frozen=True)
@@ -125,21 +126,23 @@ class Plan:
             Where there are no rows, fewer than two classes, or labels nobody announced, and where the
             validation rows are not fit for it.
         """
-        filled = [summary for summary in summaries if summary.moments.rows]
+        filled = [summary for summary in summaries if summary.rows]
         if self.estimator.early_stopping and not validation:
             splits = [summary.split for summary in summaries if summary.split is not None]
             check_split(splits, self.estimator.validation_fraction)
         if not filled:
             raise ValueError("X is empty: it has 0 rows.")
-        self._check_layouts(filled)
-        self.targets = self._targets([summary.targets for summary in filled])
+        self._check_layouts([summary.moments for summary in filled if summary.moments is not None])
+        self.moments, self.targets = extrapolate(summaries, self._targets)
         if validation:
-            width = filled[0].moments.n_features
-            parts = [(part.split, part.moments.n_features) for part in validation if part.split is not None]
-            check_validation(parts, self.classes, width)
+            parts = [
+                (part.split, part.moments.n_features)
+                for part in validation
+                if part.split is not None and part.moments is not None
+            ]
+            check_validation(parts, self.classes, self.moments.n_features)
         e, past = self.estimator, self.past
         training = past.training if past is not None and self.going_on else None
-        self.moments = combine([summary.moments for summary in filled])
         if training is not None:
             self.moments = combine([training.moments, self.moments])
             self.targets = self._targets([training.targets, self.targets])
@@ -165,9 +168,17 @@ class Plan:
             average=e.average,
             shuffle=e.shuffle,
             seed=self.seed,
-            parts=[summary.moments for summary in filled],
+            parts=[summary.moments for summary in filled if summary.moments is not None],
         )
         return self.model, *self._start(self.model, training)
+
+    @property
+    def samples(self) -> bool:
+        """Whether some of many partitions that are alike can stand for all."""
+        # These count the rows of each class and each partition.
+        return (
+            getattr(self.estimator, "class_weight", None) != "balanced" and not self.estimator.early_stopping
+        )
 
     def _targets(self, parts: Sequence[Targets]) -> Targets:
         """Return the targets of all rows."""
@@ -208,8 +219,8 @@ class Plan:
         intercept = _shaped("intercept_init", past.intercept, (model.n_problems,))
         return model.initial_state(coef, intercept), 0.0
 
-    def _check_layouts(self, summaries: Sequence[Summary]) -> None:
-        kinds = {summary.moments.sparse for summary in summaries}
+    def _check_layouts(self, parts: Sequence[Moments]) -> None:
+        kinds = {part.sparse for part in parts}
         training = self.past.training if self.past is not None and self.going_on else None
         if training is not None:
             kinds.add(training.moments.sparse)
@@ -218,7 +229,7 @@ class Plan:
                 "X is sparse in part and dense in part, here or in an earlier call. Give all rows one "
                 "layout, for example with X.map_blocks(scipy.sparse.csr_array) or X.toarray()."
             )
-        widths = [summary.moments.n_features for summary in summaries]
+        widths = [part.n_features for part in parts]
         if len(set(widths)) > 1:
             other = next(i for i, width in enumerate(widths) if width != widths[0])
             raise ValueError(
@@ -244,15 +255,14 @@ class ClassifierPlan(Plan):
         self, estimator: Any, past: Past | None, seed: int, going_on: bool, classes: np.ndarray | None
     ) -> None:
         super().__init__(estimator, past, seed, going_on)
-        self.classes = classes
+        self.classes = self._known = classes
 
     def _targets(self, parts: Sequence[Any]) -> Targets:
         found = combine_classes(parts).labels
-        if self.classes is None:
-            self.classes = found
-        elif not np.isin(found, self.classes).all():
+        self.classes = found if self._known is None else self._known
+        if not np.isin(found, self.classes).all():
             extra = found[~np.isin(found, self.classes)]
-            raise ValueError(f"y contains labels that are not in classes: {extra[:5]!r}.")
+            raise UnknownLabelsError(f"y contains labels that are not in classes: {extra[:5]!r}.")
         if len(self.classes) < 2:
             only = self.classes.tolist()[0]
             raise ValueError(f"y holds one class only ({only!r}); a classifier needs at least two classes.")

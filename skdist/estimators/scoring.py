@@ -18,7 +18,7 @@ def score_on_collections(estimator: Any, X: Any, y: Any, sample_weight: Any) -> 
     """Return the mean accuracy of a classifier, R^2 of a regressor."""
     import dask
 
-    from skdist.cluster.source import aligned_blocks
+    from skdist.cluster.source import aligned, blocks_of
 
     compute = partial(dask.compute, scheduler=estimator.client)  # inside a task it gives its thread away
     measure: Any = hits if hasattr(estimator, "classes_") else squares
@@ -26,9 +26,10 @@ def score_on_collections(estimator: Any, X: Any, y: Any, sample_weight: Any) -> 
     predicted = estimator.predict(X)
     if not is_collection(X):  # so that one column more fits into memory too
         return float(conclude([measure(predicted, *compute(y, sample_weight))]))
-    blocks = [list(predicted.to_delayed().ravel()), aligned_blocks("y", y, X)]
+    together = [predicted, aligned("y", y, X)]
     if sample_weight is not None:
-        blocks.append(aligned_blocks("sample_weight", sample_weight, X))
+        together.append(aligned("sample_weight", sample_weight, X))
+    blocks = blocks_of(together)
     work = dask.delayed(measure, pure=True)
     return float(conclude(compute(*itertools.starmap(work, zip(*blocks, strict=True)))))
 

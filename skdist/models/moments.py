@@ -140,6 +140,18 @@ class Moments:
         }
         return replace(self, columns=columns, **wide)
 
+    def times(self, rows: int, factor: float) -> Moments:
+        """Return the moments of ``rows`` rows like these, ``factor`` times as many."""
+        return replace(
+            self,
+            rows=rows,
+            weight=factor * self.weight,
+            deviation=factor * self.deviation,
+            present=factor * self.present,
+            stored=factor * self.stored,
+            weight_square=factor * self.weight_square,
+        )
+
     @property
     def mean_square_norm(self) -> float:
         """Mean of ``weight_i (1 + |x_i|^2)`` over the rows."""
@@ -173,17 +185,7 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
         stored = float(n_rows) * width
     weight = float(weights.sum(dtype=np.float64))
     if not (np.isfinite(sums).all() and np.isfinite(weight)):
-        values = X.data if sp.issparse(X) else X
-        bad = ~np.isfinite(values)
-        if bad.any():
-            where = np.flatnonzero(bad.any(axis=0)) if bad.ndim == 2 else np.unique(X.indices[bad])
-            where = where if columns is None else columns[where]
-            raise ValueError(
-                f"X contains NaN or infinity ({int(bad.sum())} values; columns "
-                f"{', '.join(map(str, where[:5]))}{' ...' if len(where) > 5 else ''})."
-            )
-        if not np.isfinite(weights).all():
-            raise ValueError("sample_weight contains NaN or infinity.")
+        refuse_infinite(X, weights, columns)
         raise ValueError("The values of X are too large to be squared. Scale them down.")
     if sp.issparse(X):
         mean, deviation, present = np.zeros(width), sums[1], sums[2]
@@ -207,6 +209,24 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
         weight_square=float(np.vdot(weights, weights)),
         alignment=_alignment(X, mean, deviation, present),
     )
+
+
+def refuse_infinite(X: Any, weights: np.ndarray, columns: np.ndarray | None = None) -> None:
+    """Raise a ValueError where X or the weights hold NaN or infinity; ``columns`` are those of X."""
+    values = X.data if sp.issparse(X) else X
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum()) and np.isfinite(weights.sum()):  # no array as large as X
+            return
+    bad = ~np.isfinite(values)
+    if bad.any():
+        where = np.flatnonzero(bad.any(axis=0)) if bad.ndim == 2 else np.unique(X.indices[bad])
+        where = where if columns is None else columns[where]
+        raise ValueError(
+            f"X contains NaN or infinity ({int(bad.sum())} values; columns "
+            f"{', '.join(map(str, where[:5]))}{' ...' if len(where) > 5 else ''})."
+        )
+    if not np.isfinite(weights).all():
+        raise ValueError("sample_weight contains NaN or infinity.")
 
 
 def _alignment(X: Any, mean: np.ndarray, deviation: np.ndarray, present: np.ndarray) -> float:

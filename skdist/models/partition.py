@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from skdist.exceptions import UnknownLabelsError
 from skdist.models.compile import as_input
 from skdist.models.shuffle import shuffled_pages
 
@@ -74,9 +75,22 @@ class Partition:
         return self.owned_bytes + self.targets.nbytes + self.weights.nbytes + chosen
 
     def globally(self, classes: np.ndarray | None) -> Partition:
-        """Return the same rows with codes that index ``classes``."""
-        if self.labels is None or classes is None or len(classes) == len(self.labels):
+        """Return the same rows with codes that index ``classes``.
+
+        Raises
+        ------
+        UnknownLabelsError
+            Where a label is none of them.
+        """
+        if self.labels is None or classes is None or self.labels is classes:
             return self
+        if len(classes) == len(self.labels) and (classes == self.labels).all():
+            return self
+        known = np.isin(self.labels, classes)
+        if not known.all():
+            raise UnknownLabelsError(
+                f"y contains labels that are not in classes: {self.labels[~known][:5]!r}."
+            )
         places = np.searchsorted(classes, self.labels).astype(np.int32)
         return replace(self, targets=places[self.targets], labels=classes)
 

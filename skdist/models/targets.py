@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,11 @@ class Classes:
         shares = weights / max(weights.sum(), np.finfo(float).tiny)
         return max(float(shares @ (4 * shares * (1 - shares))), 0.25)
 
+    def times(self, factor: float) -> Classes:
+        """Return those of ``factor`` times as many rows like these."""
+        rows = np.rint(factor * self.rows).astype(np.int64)
+        return replace(self, rows=rows, weights=factor * self.weights, squares=factor * self.squares)
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -95,6 +100,10 @@ class Numbers:
     weight: float
     mean: float
     deviation: float
+
+    def times(self, factor: float) -> Numbers:
+        """Return those of ``factor`` times as many rows like these."""
+        return replace(self, weight=factor * self.weight, deviation=factor * self.deviation)
 
     @property
     def spread(self) -> float:

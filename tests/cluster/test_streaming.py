@@ -1,0 +1,140 @@
+"""Partitions that are loaded for each visit: some of them are measured, and stand for all."""
+
+import uuid
+from collections import Counter, defaultdict
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+from skdist import DistributedSGDClassifier, DistributedSGDRegressor
+from skdist.cluster import partitions
+
+PARTITIONS, ROWS = 20, 500
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """A client of workers in this process, whose loads can be counted."""
+    monkeypatch.setattr(partitions, "HELD_SHARE", 0.0)
+    with (
+        LocalCluster(2, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+#: By the name of the files; the workers are in this process.
+LOADS = defaultdict(Counter)
+
+
+class Files:
+    """Partitions that count how often each was loaded."""
+
+    def __init__(self, spoil=None, labels=(0, 1)):
+        self._name, self._spoil, self._labels = uuid.uuid4().hex, spoil, labels
+
+    @property
+    def loads(self):
+        return LOADS[self._name]
+
+    def load(self, number):
+        self.loads[number] += 1
+        rng = np.random.default_rng(number)
+        X = rng.normal(size=(ROWS, 5))
+        y = np.asarray(self._labels)[(X[:, 0] > 0).astype(int)]
+        if self._spoil is not None:
+            self._spoil(number, X, y)
+        return X, y
+
+    def collections(self):
+        parts = [dask.delayed(self.load, pure=True)(number) for number in range(PARTITIONS)]
+        X = [da.from_delayed(part[0], (ROWS, 5), float) for part in parts]
+        y = [da.from_delayed(part[1], (ROWS,), int) for part in parts]
+        return da.concatenate(X), da.concatenate(y)
+
+
+def test_most_partitions_are_loaded_once_per_pass(here):
+    files = Files()
+    clf = DistributedSGDClassifier("log_loss", client=here, max_iter=1, tol=None, random_state=0)
+    X, y = files.collections()
+    clf.fit(X, y)
+    assert sum(visit.rows for visit in clf.history_.visits) == PARTITIONS * ROWS
+    assert sorted(files.loads) == list(range(PARTITIONS))
+    assert files.loads.total() == PARTITIONS + partitions.LEAST_SAMPLE
+    assert clf.score(*files.load(100)) > 0.95
+    moments = clf._training.moments
+    assert moments.rows == PARTITIONS * ROWS
+    assert moments.deviation == pytest.approx(moments.rows, rel=0.1)
+
+
+def test_a_regression_too(here):
+    files = Files(labels=(-100.0, 300.0))
+    reg = DistributedSGDRegressor(client=here, random_state=0).fit(*files.collections())
+    assert reg.score(*files.load(100)) > 0.5
+
+
+def test_balanced_classes_are_counted_in_all_partitions(here):
+    def spoil(number, X, y):
+        y[:] = number % 4 == 0
+
+    files = Files(spoil)
+    clf = DistributedSGDClassifier(client=here, max_iter=1, tol=None, class_weight="balanced")
+    clf.fit(*files.collections())
+    assert set(files.loads.values()) == {2}
+    assert clf._training.targets.rows.tolist() == [15 * ROWS, 5 * ROWS]
+
+
+@pytest.mark.parametrize("labels", [(0, 1), (0, 1, 2)])
+def test_a_class_that_the_sample_lacks_is_found(here, labels):
+    def spoil(number, X, y):
+        if number == 7:
+            y[:100] = labels[-1] + 1
+
+    files = Files(spoil, labels=labels[-2:])
+    clf = DistributedSGDClassifier("log_loss", client=here, random_state=0)
+    clf.fit(*files.collections())
+    assert clf.classes_.tolist() == [*labels[-2:], labels[-1] + 1]
+    assert clf._training.targets.rows[-1] == 100
+    assert sum(visit.rows for visit in clf.history_.visits) == clf.n_iter_ * PARTITIONS * ROWS
+
+
+def test_a_class_that_nobody_announced_is_an_error(here):
+    def spoil(number, X, y):
+        if number == 7:
+            y[3] = 5
+
+    clf = DistributedSGDClassifier(client=here)
+    with pytest.raises(ValueError, match=r"not in classes.*5"):
+        clf.partial_fit(*Files(spoil).collections(), classes=[0, 1])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_bad_values_show_when_they_are_loaded(here, bad):
+    def spoil(number, X, y):
+        if number == 7:
+            X[3, 2] = bad
+
+    with pytest.raises(ValueError, match=r"Partition 7: X contains NaN or infinity \(1 values; columns 2\)"):
+        DistributedSGDClassifier(client=here).fit(*Files(spoil).collections())
+
+
+def test_rows_that_nobody_counted_are_all_measured(here):
+    files = Files()
+    X, y = files.collections()
+    mask = da.from_array(np.arange(PARTITIONS * ROWS) % 3 > 0, chunks=ROWS)
+    clf = DistributedSGDClassifier(client=here, max_iter=1, tol=None).fit(X[mask], y[mask])
+    assert clf._training.moments.rows == int(mask.sum().compute())
+    assert sum(visit.rows for visit in clf.history_.visits) == clf._training.moments.rows
+
+
+def test_targets_that_are_made_from_the_rows_load_them_once(here):
+    files = Files()
+    X, _ = files.collections()
+    clf = DistributedSGDClassifier("log_loss", client=here, max_iter=1, tol=None, random_state=0)
+    clf.fit(X, X[:, 0] > 0)
+    assert files.loads.total() == PARTITIONS + partitions.LEAST_SAMPLE
+    clf.score(X, X[:, 0] > 0)
+    assert files.loads.total() == 2 * PARTITIONS + partitions.LEAST_SAMPLE
