@@ -64,9 +64,17 @@ class TestAFixedNumberOfJobs:
         assert_clean(fixed)
 
 
-def test_a_job_that_ends_is_replaced_and_costs_no_row_and_no_row_twice(jobs, lazy, binary):
+@pytest.fixture(scope="class")
+def replaced(jobs):
+    """A cluster that submits a job for each that ends, and its client."""
     with jobs() as (cluster, client):
         cluster.adapt(minimum_jobs=2, maximum_jobs=2, interval="500ms")
+        yield cluster, client
+
+
+class TestJobsThatEnd:
+    def test_one_is_replaced_and_costs_no_row_and_no_row_twice(self, replaced, lazy, binary):
+        cluster, client = replaced
         client.wait_for_workers(2, timeout=JOIN_SECONDS)
         first = addresses(client)
         with EndlessFit(client, lazy) as training:
@@ -74,14 +82,12 @@ def test_a_job_that_ends_is_replaced_and_costs_no_row_and_no_row_twice(jobs, laz
             ended = end_job(cluster, client, holds_server=False)
             training.wait_for(lambda: len(addresses(client) - {ended}) == 2)
             training.wait_for_workers(2)
-            workers = training.stop()
-        assert set(workers) == first | addresses(client)
+            assert set(training.stop()) == first | addresses(client)
         assert training.classifier.score(*binary) > 0.85
+        assert_clean(client)
 
-
-def test_the_job_of_the_server_ends(jobs, lazy, binary):
-    with jobs() as (cluster, client):
-        cluster.adapt(minimum_jobs=2, maximum_jobs=2, interval="500ms")
+    def test_that_of_the_server(self, replaced, lazy, binary):
+        cluster, client = replaced
         client.wait_for_workers(2, timeout=JOIN_SECONDS)
         with EndlessFit(client, lazy) as training:
             training.wait_for_workers(2)
