@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from sklearn.base import is_classifier
 from sklearn.exceptions import NotFittedError
 
+from skdist.exceptions import UnknownLabelsError
 from tests.estimators.kinds import ESTIMATORS
 
 X_FLAWS = [
@@ -108,6 +109,9 @@ def cases(draw):
 #: Text among the rows.
 SECRET = "s3cret"
 
+#: Other errors, also of subclasses like UnicodeError, were not meant for the user.
+REFUSALS = (ValueError, TypeError, NotFittedError, UnknownLabelsError)
+
 #: What an error may be about.
 NAMED = re.compile(
     r"\b(X|y|X_val|y_val|sample_weight|sample_weight_val|classes|class_weight|coef_init|labels?|features?|columns?"
@@ -136,7 +140,7 @@ def check(case, client=None):
         found = error
     if found is None:
         return "model"
-    if isinstance(found, AssertionError) or type(found) not in (ValueError, TypeError, NotFittedError):
+    if isinstance(found, AssertionError) or type(found) not in REFUSALS:
         raise found
     message = str(found)
     assert NAMED.search(message), f"names no cause: {message}"
