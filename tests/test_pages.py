@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.slurm.conftest import import_jobqueue
+
 FOLDER = Path(__file__).parent.parent / "docs" / "how-to"
 
 #: Its snippets need job queues; those for Slurm run in `tests/slurm`.
@@ -58,7 +60,7 @@ def test_snippets_run(page):
     ],
 )
 def test_job_scripts_of_other_queues(name, lines):
-    pytest.importorskip("dask_jobqueue")
+    import_jobqueue()
     (common,) = (snippet for snippet in snippets_of(JOB_QUEUES) if "common =" in snippet)
     common = re.search(r"^common = .*$", common, re.MULTILINE)[0]
     (snippet,) = (snippet for snippet in snippets_of(JOB_QUEUES) if f"= {name}Cluster(" in snippet)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from contextlib import contextmanager
 
@@ -25,6 +26,15 @@ def missing():
     return "" if squeue("%i") is not None else "Slurm does not answer"
 
 
+def import_jobqueue():
+    """Return dask_jobqueue; importing it lets an interrupt end Python, which other tests must not see."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        return pytest.importorskip("dask_jobqueue")
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 def squeue(columns):
     """Return a line for each job that is pending or runs, None where Slurm does not answer."""
     command = ["squeue", "--noheader", "--states=PENDING,CONFIGURING,RUNNING", "--format", columns]
@@ -37,6 +47,7 @@ def slurm():
     """Skip where there is no Slurm; afterwards no job is left."""
     if reason := missing():
         pytest.skip(reason)
+    import_jobqueue()
     yield
     wait_for(lambda: squeue("%i") == [], 30, lambda: f"jobs are left: {squeue('%i %j')}")
 
@@ -44,7 +55,7 @@ def slurm():
 @pytest.fixture(scope="session")
 def jobs(slurm, tmp_path_factory):
     """A function that makes a cluster of Slurm jobs of one worker with one thread, and its client."""
-    jobqueue = pytest.importorskip("dask_jobqueue")
+    jobqueue = import_jobqueue()
     folder = tmp_path_factory.mktemp("jobs")
 
     @contextmanager

@@ -23,7 +23,7 @@ def test_snippets_run(tmp_path, monkeypatch):
         '="~"': f"={str(tmp_path)!r}",
     }
     snippets = [snippet for snippet in snippets_of(JOB_QUEUES) if "common" not in snippet]
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     for theirs, ours in here.items():
         snippets = [snippet.replace(theirs, ours) for snippet in snippets]
     names = run(JOB_QUEUES, [*snippets, "address = client.scheduler.address"])
