@@ -116,8 +116,8 @@ def main() -> None:
             print(
                 f"load {times['load'][-1]:.1f} s, fit {times['fit'][-1]:.1f} s, "
                 f"{rows:,} of {X.shape[0]:,} rows; peak of a worker {format_bytes(peak.worker)}, of the "
-                f"driver {format_bytes(peak.driver)} ({format_bytes(peak.driver - peak.before)} more than before), "
-                f"spilled {format_bytes(spilled(client))}",
+                f"driver {format_bytes(peak.driver)} ({format_bytes(peak.driver - peak.before)} more than before)"
+                f", spilled {format_bytes(spilled(client))}",
                 flush=True,
             )
         load_, fit = (statistics.median(times[name]) for name in ("load", "fit"))

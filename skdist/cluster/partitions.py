@@ -76,7 +76,7 @@ class Partitions:
         samples: bool = False,
     ) -> None:
         self.client, self.source, self.token, self.name = client, source, token, name
-        self._kind = tasks.Kind(name, regression, hold_out)
+        self.kind = tasks.Kind(name, regression, hold_out)
         self.sampled = False
         self._samples = samples and source.lengths is not None
         self.blocks: list[Any] = []
@@ -111,15 +111,17 @@ class Partitions:
 
     async def _measure(self, workers: dict[str, int], memory: float) -> list[Summary]:
         keys = [self._key(number) for number in range(len(self.source.parts))]
-        if not self.source.lazy:
+        if self.source.held:
+            self.blocks = [Held(part) for part in self.source.parts]
+        elif not self.source.lazy:
             self._passing = await self.client.scatter(list(self.source.parts), hash=False)
             self.blocks = [
-                self.client.submit(tasks.prepare_slice, self._kind, n, part, key=key, pure=False)
+                self.client.submit(tasks.prepare_slice, self.kind, n, part, key=key, pure=False)
                 for n, (key, part) in enumerate(zip(keys, self._passing, strict=True))
             ]
         else:
             held = np.isnan(self.source.nbytes) or self.source.nbytes <= HELD_SHARE * memory
-            kind = self._kind._replace(sampled=self._samples and not held)
+            kind = self.kind._replace(sampled=self._samples and not held)
             self.blocks = [
                 delayed_call(tasks.prepare, key, kind, n, *part)
                 for n, (key, part) in enumerate(zip(keys, self.source.parts, strict=True))
@@ -188,10 +190,10 @@ class Partitions:
         where: dict[str, Any] = {"workers": [home], "allow_other_workers": True}
         part, key = self.source.parts[number], self._key(number)
         if self.source.lazy:
-            block = delayed_call(tasks.prepare, key, self._kind, number, *part)
+            block = delayed_call(tasks.prepare, key, self.kind, number, *part)
             return self.client.compute(block, optimize_graph=False, **where)
         (sent,) = await self.client.scatter([part], workers=[home], hash=False)
-        made = self.client.submit(tasks.prepare_slice, self._kind, number, sent, key=key, pure=False, **where)
+        made = self.client.submit(tasks.prepare_slice, self.kind, number, sent, key=key, pure=False, **where)
         made.add_done_callback(lambda _: sent.release())
         return made
 
@@ -227,7 +229,7 @@ class Partitions:
         would take the thread that the visit of the last one needs to begin.
         """
         if not self.streamed:
-            yield [self.blocks[number] for number in numbers]
+            yield [_argument(self.blocks[number]) for number in numbers]
             return
         async with self._loaders[name]:
             loads: list[Any] = self.client.compute(
@@ -262,7 +264,7 @@ class Partitions:
 
     def _measure_streamed(self) -> list[Any]:
         lazy = [
-            delayed_call(tasks.measure, self._measure_key(n), self.name, [n], self.blocks[n])
+            delayed_call(tasks.measure, self._measure_key(n), self.kind, [n], self.blocks[n])
             for n in self._sample()
         ]
         futures: list[Any] = self.client.compute(lazy, optimize_graph=False)
@@ -272,7 +274,7 @@ class Partitions:
         """Start a task for each thread: for Dask, a task costs more than reading a few megabytes."""
         return [
             self.client.submit(
-                tasks.measure, self.name, numbers, *(self.blocks[n] for n in numbers),
+                tasks.measure, self.kind, numbers, *(_argument(self.blocks[n]) for n in numbers),
                 key=self._measure_key(numbers[0]), pure=False, **where,
             )
             for numbers, where in await self._placed(workers)
@@ -299,7 +301,16 @@ class Partitions:
             if self.streamed:
                 shared = dask.delayed(state, pure=False)
                 lazy = [
-                    delayed_call(tasks.score, self._score_key(epoch, n), ref, plugin_name, shared, block)
+                    delayed_call(
+                        tasks.score,
+                        self._score_key(epoch, n),
+                        ref,
+                        plugin_name,
+                        self.kind,
+                        [n],
+                        shared,
+                        block,
+                    )
                     for n, block in enumerate(self.blocks)
                 ]
                 futures += self.client.compute(lazy, optimize_graph=False, priority=LOOK_PRIORITY)
@@ -308,7 +319,8 @@ class Partitions:
                 futures += await self.client.scatter([state], hash=False)
                 futures += [
                     self.client.submit(
-                        tasks.score, ref, plugin_name, futures[0], *(self.blocks[n] for n in numbers),
+                        tasks.score, ref, plugin_name, self.kind, numbers, futures[0],
+                        *(_argument(self.blocks[n]) for n in numbers),
                         key=self._score_key(epoch, numbers[0]), pure=False, priority=LOOK_PRIORITY, **where,
                     )
                     for numbers, where in placed
@@ -319,12 +331,12 @@ class Partitions:
 
     async def _placed(self, workers: dict[str, int]) -> list[tuple[list[int], dict[str, Any]]]:
         """Return the numbers of the blocks, in a list for each thread, and where their task should run."""
-        await settle(self.blocks)
+        await settle([future for block in self.blocks for future in _futures(block)])
         held = await self.client.scheduler.who_has(keys=[block.key for block in self.blocks])
         homes: dict[str, list[int]] = {}
         for number, block in enumerate(self.blocks):
             if block.status == "error":
-                await fetch(self.client, [block])  # raises what went wrong
+                await fetch(self.client, _futures(block))  # raises what went wrong
             homes.setdefault((held.get(block.key) or [""])[0], []).append(number)
         return [
             (numbers, {"workers": [home] if home else None, "allow_other_workers": bool(home)})
@@ -337,6 +349,36 @@ class Partitions:
 
     def _score_key(self, epoch: int, number: int) -> tuple[str, int, int]:
         return (f"skdist-score-{self.token}", epoch, number)
+
+
+class Held:
+    """Futures of X, y and sample weights that are the user's own: nothing is made of them, or released.
+
+    For Dask a task costs more than there would be to do.
+    """
+
+    def __init__(self, part: tuple[Any, ...]) -> None:
+        self.part = part
+        self.futures = [future for future in part if future is not None]
+
+    @property
+    def key(self) -> Any:
+        """Key of X, where the partition is."""
+        return self.part[0].key
+
+    @property
+    def status(self) -> str:
+        """The first status that is not 'finished'."""
+        return next((f.status for f in self.futures if f.status != "finished"), "finished")
+
+
+def _argument(block: Any) -> Any:
+    """Return what to give to a task for a block."""
+    return block.part if isinstance(block, Held) else block
+
+
+def _futures(block: Any) -> list[Any]:
+    return block.futures if isinstance(block, Held) else [block]
 
 
 def _shared_out(numbers: Sequence[int], parts: int) -> list[list[int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -18,6 +19,7 @@ from skdist.control.windows import LatencyWindow
 from skdist.fitting import FitSettings, build_learner
 from skdist.learner import Learner
 from skdist.messages import Link
+from skdist.models.partition import Partition
 
 #: Heartbeats sent at once at the start, so that the window is not empty for seconds.
 FIRST_HEARTBEATS = 5
@@ -61,6 +63,7 @@ class LearnerPlugin(WorkerPlugin):
         self._model_lock = threading.Lock()
         self._lock = threading.Lock()
         self._idle: list[Learner] = []
+        self._partitions: dict[int, Partition] = {}
         self._made = 0
         self._total = worker.digests_total["latency"]
         worker.metrics[self.name] = self.sample
@@ -73,6 +76,7 @@ class LearnerPlugin(WorkerPlugin):
         """Stop to sample, and let go whoever waits."""
         worker.metrics.pop(self.name, None)
         self.slots.lift()
+        self._partitions.clear()
         self.backup = None
         with self._lock:
             if self._limits is not None:
@@ -118,6 +122,12 @@ class LearnerPlugin(WorkerPlugin):
             if self._model is None:
                 self._model = server.call("model")
             return self._model
+
+    def partition(self, number: int, make: Callable[[], Partition]) -> Partition:
+        """Return a partition that is not a key of its own on the cluster; it is made once."""
+        if number not in self._partitions:
+            self._partitions[number] = make()
+        return self._partitions[number]
 
     def limit_inner_threads(self, count: int) -> None:
         """Limit the threads of BLAS and OpenMP; each visit calls this, as OpenMP counts by thread."""

@@ -16,6 +16,7 @@ from dask.core import flatten
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 from dask.optimization import cull
+from distributed import Future
 from sklearn.exceptions import DataConversionWarning
 
 from skdist.models.partition import bytes_of, frame_to_numpy
@@ -38,12 +39,15 @@ class Source:
         Size of X; nan where it is unknown.
     lengths : tuple of int or None
         Rows of each part, where they are known.
+    held : bool
+        Whether the parts are futures of rows that the workers hold and kernels can read as they are.
     """
 
     parts: Sequence[tuple[Any, Any, Any]] = field(repr=False)
     lazy: bool
     nbytes: float
     lengths: tuple[int, ...] | None = None
+    held: bool = False
 
 
 def memory_source(X: Any, y: np.ndarray, sample_weight: np.ndarray | None) -> Source:
@@ -97,15 +101,26 @@ def collection_source(X: Any, y: Any, sample_weight: Any) -> Source:
     if sample_weight is not None:
         together.append(aligned("sample_weight", sample_weight, X))
     columns: list[list[Any]] = blocks_of(together)
+    held = _readable(X) and all(_is_future(block) for column in columns for block in column)
+    if held:
+        columns = [[block.dask[block.key] for block in column] for column in columns]
     if sample_weight is None:
         columns.append([None] * len(columns[0]))
     # Dask does not know how much of a sparse array is stored.
     size = float(X.nbytes) if not frame and isinstance(X._meta, np.ndarray) else np.nan
     lengths = _lengths(X)
-    if lengths is None or np.isnan(lengths).any():
-        return Source(list(zip(*columns, strict=True)), lazy=True, nbytes=size)
-    rows = tuple(int(length) for length in lengths)
-    return Source(list(zip(*columns, strict=True)), lazy=True, nbytes=size, lengths=rows)
+    known = lengths is not None and not np.isnan(lengths).any()
+    rows = tuple(int(length) for length in lengths) if known and lengths is not None else None
+    return Source(list(zip(*columns, strict=True)), lazy=True, nbytes=size, lengths=rows, held=held)
+
+
+def _readable(X: Any) -> bool:
+    """Return whether blocks of X need no conversion, as far as that is known here."""
+    return hasattr(X, "chunks") and X.dtype in (np.float32, np.float64) and not hasattr(X._meta, "asformat")
+
+
+def _is_future(block: Delayed) -> bool:
+    return isinstance(block.dask[block.key], Future)
 
 
 def _is_table(X: Any) -> bool:

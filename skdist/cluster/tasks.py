@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future, wait
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,22 +62,31 @@ def prepare_slice(kind: Kind, number: int, slices: tuple[Any, Any, Any]) -> Part
     return prepare(kind, number, *slices)
 
 
-def measure(name: str, numbers: Sequence[int], *partitions: Partition) -> dict[int, Summary]:
+def partition_of(kind: Kind, number: int, block: Any) -> Partition:
+    """Return a partition that is prepared already, or prepare it from X, y and sample weights."""
+    return block if isinstance(block, Partition) else prepare(kind, number, *block)
+
+
+def measure(kind: Kind, numbers: Sequence[int], *blocks: Any) -> dict[int, Summary]:
     """Measure partitions where they are; return their summaries by number."""
     address = get_worker().address
     found = {}
-    for number, partition in zip(numbers, partitions, strict=True):
+    for number, block in zip(numbers, blocks, strict=True):
+        partition = partition_of(kind, number, block)
         try:
             found[number] = summarize(partition, address)
         except ValueError as error:
-            raise ValueError(f"{name} {number}: {error}") from error
+            raise ValueError(f"{kind.name} {number}: {error}") from error
     return found
 
 
-def score(ref: ServerRef, plugin_name: str, state: np.ndarray, *partitions: Partition) -> ScoreSums:
+def score(
+    ref: ServerRef, plugin_name: str, kind: Kind, numbers: Sequence[int], state: np.ndarray, *blocks: Any
+) -> ScoreSums:
     """Score a state on the held-out rows of partitions, where they are."""
     plugin = get_worker().plugins[plugin_name]
     model, classes = plugin.model_of(plugin.connect(ref))
+    partitions = [partition_of(kind, number, block) for number, block in zip(numbers, blocks, strict=True)]
     return add_up([score_sums(model, state, partition, classes) for partition in partitions])
 
 
@@ -99,7 +109,7 @@ def renew(plugin_name: str, incarnation: int, dask_worker: Any) -> None:
 
 
 def visit(
-    order: Visit, ref: ServerRef, plugin_name: str, streamed: bool, *partitions: Partition
+    order: Visit, ref: ServerRef, plugin_name: str, streamed: bool, kind: Kind, *blocks: Any
 ) -> VisitReport:
     """Visit partitions: run the visit loop against the server.
 
@@ -113,10 +123,18 @@ def visit(
         Of the fit's `LearnerPlugin`.
     streamed : bool
         Whether the partitions were loaded for this visit alone.
-    *partitions : Partition
-        One for each segment of the order.
+    kind : Kind
+        Of the partitions.
+    *blocks : Partition or tuple
+        One for each segment of the order; X, y and sample weights where nothing had to be converted.
     """
     plugin = get_worker().plugins[plugin_name]
+    partitions = [
+        plugin.partition(segment.partition, partial(partition_of, kind, segment.partition, block))
+        if isinstance(block, tuple)
+        else block
+        for segment, block in zip(order.segments, blocks, strict=True)
+    ]
     thread = TaskThread()
     if streamed and order.threads:
         thread.give_away()  # to the next visit's partition: it loads while this one trains

@@ -12,6 +12,9 @@ import numpy as np
 #: kernel must see the NaN that it is given, or bad data would pass unnoticed.
 FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
+#: NumPy's errors: a check for a zero divisor would keep every loop with a division from being vectorised.
+OPTIONS: dict[str, Any] = {"fastmath": FASTMATH, "error_model": "numpy"}
+
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile ``function`` lazily, once per machine.
@@ -20,12 +23,18 @@ def kernel(function: Callable[..., Any]) -> Any:
     read-only installation without a home, as in many containers). Such a machine compiles once per
     process instead.
     """
-    # NumPy's errors: a check for a zero divisor would keep every loop with a division from being vectorised.
-    options = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
     try:
-        return numba.njit(cache=True, **options)(function)
+        return numba.njit(cache=True, nogil=True, **OPTIONS)(function)
     except RuntimeError:
-        return numba.njit(cache=False, **options)(function)
+        return numba.njit(cache=False, nogil=True, **OPTIONS)(function)
+
+
+def callback(signature: Any, function: Callable[..., Any]) -> Any:
+    """Compile ``function`` for one signature at once; a kernel can take it as an argument."""
+    try:
+        return numba.cfunc(signature, cache=True, **OPTIONS)(function)
+    except RuntimeError:
+        return numba.cfunc(signature, cache=False, **OPTIONS)(function)
 
 
 def as_input(array: np.ndarray) -> np.ndarray:

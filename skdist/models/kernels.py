@@ -45,7 +45,6 @@ from skdist.control.schedules import (
     PASSIVE_AGGRESSIVE_1,
 )
 from skdist.models.compile import kernel
-from skdist.models.loss_kernels import fill_gradients
 from skdist.models.prefetch import LINE_BYTES, prefetch
 
 
@@ -105,7 +104,7 @@ def _observe_dense(gradient, r, center, root, batch_size, fit_intercept, sums):
 @kernel
 def dense_steps(
     X, targets, weights, order, start, stop, batch_size, state, t,
-    loss, epsilon, class_weights, positive, l1, l2, fit_intercept, scale, center,
+    fill, loss, epsilon, class_weights, positive, l1, l2, fit_intercept, scale, center,
     schedule, eta0, parameter, averaged, power, average_from, least, sums, squares,
 ):  # fmt: skip
     """Train on ``order[start:stop]`` of a C-contiguous ``X``."""
@@ -159,7 +158,7 @@ def dense_steps(
                     z0 += x0[j] * u[j]
                 z[i, k] = z0 + u[n_features]
             i += 1
-        total += fill_gradients(loss, epsilon, z[:size], values[:size], y, w, class_weights, positive)
+        total += fill(loss, epsilon, z[:size], values[:size], y, w, class_weights, positive)
         if schedule >= PASSIVE_AGGRESSIVE_1:
             for i in range(size):
                 x = X[order[first + i]]
@@ -291,8 +290,8 @@ def _observe_sparse(data, indices, indptr, rows, r, batch_size, fit_intercept, s
 @kernel
 def sparse_steps(
     data, indices, indptr, targets, weights, order, start, stop, batch_size, state, t,
-    loss, epsilon, class_weights, positive, l1, l2, fit_intercept, scale, share, schedule, eta0, parameter,
-    averaged, power, average_from, least, sweep, sums, squares,
+    fill, loss, epsilon, class_weights, positive, l1, l2, fit_intercept, scale, share, schedule, eta0,
+    parameter, averaged, power, average_from, least, sweep, sums, squares,
 ):  # fmt: skip
     """Train on ``order[start:stop]`` of CSR rows, touching only the coefficients of stored values.
 
@@ -327,7 +326,7 @@ def sparse_steps(
                 u = theta[indices[p]]
                 for k in range(n_problems):
                     out[k] += value * u[k]
-        total += fill_gradients(loss, epsilon, z[:size], values[:size], y, w, class_weights, positive)
+        total += fill(loss, epsilon, z[:size], values[:size], y, w, class_weights, positive)
         if schedule >= PASSIVE_AGGRESSIVE_1:
             for i in range(size):
                 row = order[first + i]

@@ -15,7 +15,7 @@ from skdist.exceptions import DivergedError
 from skdist.models.columns import narrowed, spread
 from skdist.models.compile import as_input
 from skdist.models.kernels import dense_steps, sparse_steps
-from skdist.models.loss_kernels import fill_gradients
+from skdist.models.loss_kernels import fill_gradients, gradient_filler
 from skdist.models.losses import LOSSES, NO_CLASS
 from skdist.models.moments import Moments
 from skdist.models.noise import GradientNoise
@@ -224,10 +224,13 @@ class LinearModel:
         partition : Partition
             The rows, all of them.
         """
-        targets, weights = as_input(partition.targets), as_input(partition.weights)
         loss = LOSSES[self.loss]
+        # Writable, as what the other kernels give to the filler.
+        targets = np.require(partition.targets, None, ["C", "W"])
+        weights = np.require(partition.weights, z.dtype, ["C", "W"])
         total = fill_gradients(
-            loss.code, self.epsilon, np.ascontiguousarray(z), np.empty(z.shape), targets, weights,
+            gradient_filler(loss.code, z.dtype, targets.dtype), loss.code, self.epsilon,
+            np.ascontiguousarray(z), np.empty(z.shape), targets, weights,
             as_input(self.class_weights), self._positive,
         )  # fmt: skip
         return float(total) / (1 if loss.joint else self.n_problems)
@@ -282,21 +285,22 @@ class LinearModel:
         targets, weights, X = as_input(partition.targets), as_input(partition.weights), partition.X
         order, scale, center = as_input(order), as_input(self.scale), as_input(self.center)
         loss, class_weights = LOSSES[self.loss], as_input(self.class_weights)
+        fill = gradient_filler(loss.code, self.dtype, targets.dtype)
         record = UNOBSERVED if noise is None else noise
         if self.sparse:
             total = sparse_steps(
                 as_input(X.data), as_input(X.indices), as_input(X.indptr), targets, weights,
                 order, start, stop, self.batch_size, state, float(t),
-                loss.code, self.epsilon, class_weights, self._positive, self.l1, self.l2, self.fit_intercept,
-                scale, as_input(self.share), schedule.code, schedule.eta0 * rate, schedule.parameter,
+                fill, loss.code, self.epsilon, class_weights, self._positive, self.l1, self.l2,
+                self.fit_intercept, scale, as_input(self.share), schedule.code, schedule.eta0 * rate, schedule.parameter,
                 averaged, power, average_from, self._least, self.sweep, record.sums, record.squares,
             )  # fmt: skip
         else:
             total = dense_steps(
                 as_input(X), targets, weights,
                 order, start, stop, self.batch_size, state, float(t),
-                loss.code, self.epsilon, class_weights, self._positive, self.l1, self.l2, self.fit_intercept,
-                scale, center, schedule.code, schedule.eta0 * rate, schedule.parameter, averaged, power,
+                fill, loss.code, self.epsilon, class_weights, self._positive, self.l1, self.l2,
+                self.fit_intercept, scale, center, schedule.code, schedule.eta0 * rate, schedule.parameter, averaged, power,
                 average_from, self._least, record.sums, record.squares,
             )  # fmt: skip
         if noise is not None:

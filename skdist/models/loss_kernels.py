@@ -1,19 +1,24 @@
 """Losses and gradients of a whole mini-batch at once.
 
-`fill_gradients` works on the ``(rows, problems)`` block of raw predictions: it returns the weighted sum of
-the losses and replaces each ``z`` by ``weight * dloss/dz``, so that value and gradient come from one visit of
-the numbers. The losses themselves see margins or residuals, one flat array, whoever's they are.
+`gradient_filler` gives functions that work on the ``(rows, problems)`` block of raw predictions: they return
+the weighted sum of the losses and replace each ``z`` by ``weight * dloss/dz``, so that value and gradient come
+from one visit of the numbers. The losses themselves see margins or residuals, one flat array, whoever's they
+are.
 
 All comparisons are written so that a NaN goes on as a NaN, and is never silently "right".
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
+import numba
 import numpy as np
+from numba import types
 
-from skdist.models.compile import kernel
+from skdist.models.compile import callback, kernel
 from skdist.models.losses import (
     EPSILON_INSENSITIVE,
     HINGE,
@@ -169,57 +174,20 @@ def _fill_multinomial(z, values, codes):
 
 
 @kernel
-def fill_gradients(loss, epsilon, z, values, targets, weights, class_weights, positive):
-    """Replace ``z`` by weighted gradients and return the weighted sum of the losses.
-
-    Parameters
-    ----------
-    loss : int
-        Code of `skdist.models.losses`.
-    epsilon : float
-        Of the losses that have one.
-    z : ndarray of shape (n_rows, n_problems)
-        Raw predictions; overwritten by ``weight * dloss/dz``.
-    values : ndarray of shape (n_rows, n_problems), float64
-        Overwritten by the losses, not weighted.
-    targets : ndarray of shape (n_rows,)
-        Class code of each row, or its number.
-    weights : ndarray of shape (n_rows,)
-        Sample weights.
-    class_weights : ndarray of shape (n_classes,) or (0,)
-        Factors by class; none where empty. One-vs-rest weighs the rows of the own class of a problem.
-    positive : int
-        The code that problem 0 calls +1: 1 for a binary problem, 0 for one-vs-rest, where problem
-        ``k`` calls class ``k`` +1. `NO_CLASS` where targets are numbers.
-
-    Returns
-    -------
-    float
-        The sum over rows and problems of ``weight * loss``.
-    """
+def _as_margins(z, targets, positive):
+    """Turn raw predictions into margins."""
     n_rows, n_problems = z.shape
-    by_margin = loss <= MODIFIED_HUBER
-    if loss == MULTINOMIAL:
-        _fill_multinomial(z, values, targets)
-    elif by_margin:
-        for i in range(n_rows):
-            own = targets[i] - positive
-            for k in range(n_problems):
-                if k != own:
-                    z[i, k] = -z[i, k]
-        if loss == LOG_LOSS:
-            _fill_log_loss(z.ravel(), values.ravel())
-        else:
-            _fill_margins(loss, z.ravel(), values.ravel())
-    else:
-        for i in range(n_rows):
-            own = targets[i] - positive
-            for k in range(n_problems):
-                if positive == NO_CLASS:
-                    z[i, k] -= targets[i]
-                else:
-                    z[i, k] -= 1.0 if k == own else -1.0
-        _fill_residuals(loss, epsilon, z.ravel(), values.ravel())
+    for i in range(n_rows):
+        own = targets[i] - positive
+        for k in range(n_problems):
+            if k != own:
+                z[i, k] = -z[i, k]
+
+
+@kernel
+def _weigh(z, values, targets, weights, class_weights, positive, sign, joint):
+    """Weigh gradients, those of a class's own problem by ``sign`` too; return the weighted sum of losses."""
+    n_rows, n_problems = z.shape
     total = 0.0
     for i in range(n_rows):
         own = targets[i] - positive
@@ -227,15 +195,88 @@ def fill_gradients(loss, epsilon, z, values, targets, weights, class_weights, po
         own_weight = weight
         if class_weights.size:
             own_weight = weight * class_weights[np.intp(targets[i])]
-            if n_problems == 1 or loss == MULTINOMIAL:
+            if n_problems == 1 or joint:
                 weight = own_weight
         row = 0.0
         for k in range(n_problems):
             factor = own_weight if k == own else weight
             row += factor * values[i, k]
-            if by_margin:
-                z[i, k] *= -factor if k == own else factor
-            else:
-                z[i, k] *= factor
+            z[i, k] *= sign * factor if k == own else factor
         total += row
     return total
+
+
+def _log_losses(loss, epsilon, z, values, targets, weights, class_weights, positive):
+    _as_margins(z, targets, positive)
+    _fill_log_loss(z.ravel(), values.ravel())
+    return _weigh(z, values, targets, weights, class_weights, positive, -1, False)
+
+
+def _margin_losses(loss, epsilon, z, values, targets, weights, class_weights, positive):
+    _as_margins(z, targets, positive)
+    _fill_margins(loss, z.ravel(), values.ravel())
+    return _weigh(z, values, targets, weights, class_weights, positive, -1, False)
+
+
+def _residual_losses(loss, epsilon, z, values, targets, weights, class_weights, positive):
+    n_rows, n_problems = z.shape
+    for i in range(n_rows):
+        own = targets[i] - positive
+        for k in range(n_problems):
+            if positive == NO_CLASS:
+                z[i, k] -= targets[i]
+            else:
+                z[i, k] -= 1.0 if k == own else -1.0
+    _fill_residuals(loss, epsilon, z.ravel(), values.ravel())
+    return _weigh(z, values, targets, weights, class_weights, positive, 1, False)
+
+
+def _softmax_losses(loss, epsilon, z, values, targets, weights, class_weights, positive):
+    _fill_multinomial(z, values, targets)
+    return _weigh(z, values, targets, weights, class_weights, positive, 1, True)
+
+
+@functools.cache
+def gradient_filler(loss: int, dtype: np.dtype, target_dtype: np.dtype) -> Any:
+    """Return the function that fills in the gradients of a loss, to give to a kernel.
+
+    A kernel that contained all losses would take twice the time to compile. So it gets the one that it needs,
+    which is called as ``fill(loss, epsilon, z, values, targets, weights, class_weights, positive)``, replaces
+    ``z`` by weighted gradients, and returns the weighted sum of the losses.
+
+    Parameters
+    ----------
+    loss : int
+        Code of `skdist.models.losses`.
+    dtype : dtype
+        Of raw predictions ``z`` of shape (n_rows, n_problems), and of the sample weights of shape (n_rows,).
+    target_dtype : dtype
+        Of the targets of shape (n_rows,): class codes, or numbers.
+
+    Notes
+    -----
+    The other arguments: ``epsilon``, of the losses that have one; ``values`` of shape (n_rows, n_problems),
+    float64, overwritten by the losses, not weighted; ``class_weights`` of shape (n_classes,), read-only, the
+    factors by class, or (0,) for none, of which one-vs-rest takes that of the own class of a problem;
+    ``positive``, the code that problem 0 calls +1: 1 for a binary problem, 0 for one-vs-rest, where problem
+    ``k`` calls class ``k`` +1, and `NO_CLASS` where targets are numbers.
+    """
+    if loss == MULTINOMIAL:
+        function = _softmax_losses
+    elif loss == LOG_LOSS:
+        function = _log_losses
+    else:
+        function = _margin_losses if loss <= MODIFIED_HUBER else _residual_losses
+    number = numba.from_dtype(dtype)
+    arguments = (
+        types.int64, types.float64, types.Array(number, 2, "C"), types.Array(types.float64, 2, "C"),
+        types.Array(numba.from_dtype(target_dtype), 1, "C"), types.Array(number, 1, "C"),
+        types.Array(types.float64, 1, "C", readonly=True), types.int64,
+    )  # fmt: skip
+    return callback(types.float64(*arguments), function)
+
+
+@kernel
+def fill_gradients(fill, loss, epsilon, z, values, targets, weights, class_weights, positive):
+    """Call a function of `gradient_filler`."""
+    return fill(loss, epsilon, z, values, targets, weights, class_weights, positive)

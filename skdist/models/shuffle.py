@@ -40,7 +40,9 @@ def shuffled_pages(n_rows, page, entropy):
         state = _mixed(state + GOLDEN + np.uint64(number))
     skip = _below(page, _mixed(state))  # rows that the first run lacks
     count = (n_rows + skip + page - 1) // page
-    runs = np.arange(count).astype(np.int32)
+    runs = np.empty(count, np.int32)
+    for i in range(count):
+        runs[i] = i
     for i in range(count - 1, 0, -1):
         state += GOLDEN
         j = _below(i + 1, _mixed(state))
