@@ -100,11 +100,13 @@ def test_a_driver_that_is_ended_leaves_the_fits_of_others_alone(client, persiste
 
 
 @pytest.mark.parametrize("part", ["skdist", "skdist-visit", "skdist-partition", "skdist-server"])
-def test_a_fit_whose_futures_are_cancelled_ends_and_leaves_others_alone(client, persisted, part):
+def test_a_fit_whose_futures_are_cancelled_ends_and_leaves_others_alone(client, persisted, binary, part):
+    X, y = binary
+    lazy = da.from_array(X, chunks=(1_200, -1)), da.from_array(y, chunks=1_200)
     with EndlessFit(client, persisted) as other:
         servers(client, 1)
         before = set(client.futures)
-        with EndlessFit(client, persisted) as fit:
+        with EndlessFit(client, lazy) as fit:
             servers(client, 2)
             fit.wait_for_workers(2)
             token = next(
