@@ -33,3 +33,7 @@ class VisitFailedError(SkdistError, RuntimeError):
 
 class DataLostError(SkdistError, RuntimeError):
     """Partitions of the data are gone and cannot be made again."""
+
+
+class FitCancelledError(SkdistError, RuntimeError):
+    """Somebody has cancelled futures of the fit, or the rows it trains on."""

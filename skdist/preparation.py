@@ -147,6 +147,10 @@ def build_model(
     """
     if moments.weight <= 0:
         raise ValueError("The sum of sample_weight must be positive.")
+    if not 0 < moments.weight_square < np.inf:
+        raise ValueError(
+            "The squares of sample_weight vanish or overflow. Scale the weights, for example to a mean of 1."
+        )
     if batch_size == "auto":
         # The passive-aggressive step is one of a single row.
         batch = 1 if learning_rate in ("pa1", "pa2") else automatic_batch_size(moments.rows)

@@ -7,6 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from distributed import Client
+from distributed.client import FutureCancelledError
+
+from skdist.exceptions import FitCancelledError
+
+#: Why Dask itself cancels futures: something was lost. All other reasons are somebody's who called `cancel`.
+LOSSES = frozenset(
+    {"scheduler-restart", "scheduler-connection-lost", "lost dependencies", "already forgotten"}
+)
 
 
 async def fetch(client: Client, futures: Sequence[Any]) -> list[Any]:
@@ -33,6 +41,21 @@ async def settle(futures: Sequence[Any]) -> None:
     `distributed.wait` would take the default client, which may be another one.
     """
     await asyncio.gather(*(future._state.wait() for future in futures))
+
+
+def refuse_cancelled(error: BaseException | None) -> None:
+    """Raise where somebody has cancelled a future, and nothing was lost that could be made again.
+
+    Raises
+    ------
+    FitCancelledError
+        In that case.
+    """
+    if isinstance(error, FutureCancelledError) and error.reason not in LOSSES:
+        raise FitCancelledError(
+            f"{error.key!r} was cancelled during the fit, or rows that it needs. Fit again. "
+            "Persist the collection again first, if it was the rows."
+        ) from error
 
 
 def _seen(task: asyncio.Future[Any]) -> None:

@@ -14,7 +14,8 @@ from distributed import Client
 from distributed.client import FutureCancelledError
 
 from skdist.checkpoint import Checkpoint
-from skdist.cluster.membership import Membership
+from skdist.cluster import guard
+from skdist.cluster.membership import Membership, Present
 from skdist.cluster.partitions import PERSIST_AGAIN, Partitions
 from skdist.cluster.plugin import LearnerPlugin
 from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, Serving
@@ -167,8 +168,9 @@ class ClusterFit:
         members = self._membership
         present = await members.wait_for_workers()
         self._starting = [
-            asyncio.ensure_future(self._start_server()),
+            asyncio.ensure_future(self._start_server(present)),
             asyncio.ensure_future(self._register_plugin()),
+            asyncio.ensure_future(guard.register(self.client, self.name, f"skdist-server-{self._token}")),
         ]
         measure = self._partitions.measure(present.threads, present.memory)
         summaries = await members.while_there_are_workers(measure)
@@ -215,17 +217,23 @@ class ClusterFit:
             self._progress.show(last.epoch, last.loss, last.rows, len(self._training.present.threads))
         return result
 
-    async def _start_server(self) -> None:
+    async def _start_server(self, present: Present) -> None:
         for _ in range(MOST_LOSSES - 1):
             with contextlib.suppress(ServerLostError):
-                return await self._serving.start()
-            await self._membership.wait_for_workers()
-        return await self._serving.start()
+                return await self._serving.start(list(present.threads))
+            present = await self._membership.wait_for_workers()
+        return await self._serving.start(list(present.threads))
 
     async def _register_plugin(self) -> None:
         plugin = LearnerPlugin(self.name, self.settings)
         self._registered = True  # from now on there may be something to undo
-        replies = await self.client.register_plugin(plugin, name=self.name)
+        replies = {}
+        for _ in range(MOST_LOSSES):
+            # A worker that leaves meanwhile makes it fail for all.
+            with contextlib.suppress(OSError):
+                replies = await self.client.register_plugin(plugin, name=self.name)
+                break
+            await self._membership.wait_for_workers()
         for reply in replies.values():
             if reply["status"] != "OK":
                 raise reply["exception"]
@@ -254,6 +262,7 @@ class ClusterFit:
         steps += [self._partitions.release, self._validated.release, self._serving.release]
         if self._registered:
             steps.append(lambda: self.client.unregister_worker_plugin(self.name))
+            steps.append(lambda: guard.unregister(self.client, self.name))
         for step in steps:
             try:
                 waiting = step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -122,17 +123,22 @@ class Membership:
             Where there is none within the limit.
         """
         began = time.monotonic()
-        told = False
-        while True:
-            found = await self.look()
-            if set(found.threads) - avoid or (found and time.monotonic() - began > SILENT_SECONDS):
-                return found
-            if not found and time.monotonic() - began > self.limit:
-                raise self.nobody()
-            if not told and not found:
-                logger.info("Waiting up to %g s for a first worker.", self.limit)
-                told = True
-            await asyncio.sleep(0.1)
+        wanted: Any = None
+        try:
+            while True:
+                found = await self.look()
+                if set(found.threads) - avoid or (found and time.monotonic() - began > SILENT_SECONDS):
+                    return found
+                if not found and time.monotonic() - began > self.limit:
+                    raise self.nobody()
+                if wanted is None and not found:
+                    logger.info("Waiting up to %g s for a first worker.", self.limit)
+                    # Only for a task that waits does an adaptive cluster start a worker.
+                    wanted = self.client.submit(int, key=f"skdist-wanted-{uuid.uuid4().hex[:8]}", pure=False)
+                await asyncio.sleep(0.1)
+        finally:
+            if wanted is not None:
+                wanted.release()
 
     async def while_there_are_workers(self, work: Coroutine[Any, Any, T]) -> T:
         """Await work that may take long, but not longer than the limit without any worker."""

@@ -19,7 +19,7 @@ from distributed import Client
 from skdist.backup import Backup
 from skdist.cluster import tasks
 from skdist.cluster.actor import ServerActor, ServerRef
-from skdist.cluster.fetch import settle
+from skdist.cluster.fetch import refuse_cancelled, settle
 from skdist.cluster.membership import LOOK_SECONDS, Membership, Present
 from skdist.exceptions import ServerLostError
 from skdist.journal import Outcome
@@ -112,19 +112,21 @@ class Serving:
         self._due = float("inf")
         self._telling: set[asyncio.Future[Any]] = set()
 
-    async def start(self, where: Collection[str] = ()) -> None:
-        """Start an actor, on one of some workers if it is said where; `begin` gives it a model."""
+    async def start(self, where: Collection[str]) -> None:
+        """Start an actor on one of some workers; `begin` gives it a model.
+
+        Dask takes the one with the fewest actors, as workers are named: servers of fits at the same time are
+        not to share one.
+        """
         incarnation, self._started = self._started, self._started + 1
         key = f"skdist-server-{self._token}-{incarnation}"
         self.release()
-        self._future = self.client.submit(
-            ServerActor, actor=True, key=key, pure=False, workers=list(where) or None
-        )
+        self._future = self.client.submit(ServerActor, actor=True, key=key, pure=False, workers=list(where))
         made = asyncio.ensure_future(settle([self._future]))
         try:
             while not (await asyncio.wait([made], timeout=WATCH_SECONDS))[0]:
                 # Dask would wait for them for ever.
-                if where and not set(where) & set((await self._membership.look()).threads):
+                if not set(where) & set((await self._membership.look()).threads):
                     raise ServerLostError(f"{', '.join(where)} left before the parameter server started.")
         finally:
             made.cancel()
@@ -273,8 +275,12 @@ class Serving:
             Where the servers are lost again and again, or the workers with all backups too.
         NoWorkersError
             Where there is no worker within the limit.
+        FitCancelledError
+            Where somebody has cancelled the server.
         """
         assert self.ref is not None
+        if self._future is not None and self._future.status == "cancelled":
+            refuse_cancelled(self._future._state.exception)
         self._losses += 1
         if self._losses > MOST_LOSSES:
             raise ServerLostError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dask
@@ -43,7 +43,7 @@ class Source:
         Whether the parts are futures of rows that the workers hold and kernels can read as they are.
     """
 
-    parts: Sequence[tuple[Any, Any, Any]]
+    parts: Sequence[tuple[Any, Any, Any]] = field(repr=False)
     lazy: bool
     nbytes: float
     lengths: tuple[int, ...] | None = None
@@ -140,7 +140,7 @@ def _like(name: str, values: Any, X: Any) -> Any:
     lengths = _lengths(X)
     array = values if sp.issparse(values) else np.asarray(values)
     if array.ndim == 0:
-        raise ValueError(f"{name} must have one value per row, got {values!r}.")
+        raise ValueError(f"{name} must have one value per row, got one {type(values).__name__}.")
     if lengths is None or np.isnan(lengths).any():
         raise ValueError(
             f"{name} is in memory but the lengths of the Dask partitions are unknown, so the rows cannot "

@@ -13,7 +13,7 @@ from distributed.client import FutureCancelledError
 
 from skdist.checkpoint import Reached
 from skdist.cluster import tasks
-from skdist.cluster.fetch import fetch
+from skdist.cluster.fetch import fetch, refuse_cancelled
 from skdist.cluster.membership import Present
 from skdist.cluster.partitions import Partitions
 from skdist.cluster.serving import KeptBackup, Serving
@@ -94,7 +94,8 @@ class Visits:
                 )  # fmt: skip
             report: VisitReport = (await fetch(self._client, [self._futures[order.number]]))[0]
             return report
-        except FutureCancelledError:
+        except FutureCancelledError as error:
+            refuse_cancelled(error)
             return None
         finally:
             if order.number in self._futures:
@@ -109,6 +110,8 @@ class Visits:
             Where one ended because the server did not answer, and it does not answer the driver either.
         VisitFailedError
             Where visits fail again and again.
+        FitCancelledError
+            Where somebody has cancelled one.
         """
         for task in [task for task in self.flying if task.done()]:
             number = self.flying[task]

@@ -168,7 +168,7 @@ class Dispatcher:
     def _share_with(self, name: str) -> None:
         """Make a worker that came late the home of as many rows as others have, from the next epoch on.
 
-        Else there would be work for it only where others are slow: they are through with what is theirs at once.
+        Else there would be work for it only where others are slow, as they take all that is theirs at once.
         """
         held: dict[str, list[int]] = {worker: [] for worker in self._workers}
         orphans: list[int] = []

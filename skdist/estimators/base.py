@@ -26,6 +26,7 @@ from skdist.control.stopping import ScoreMonitor
 from skdist.estimators import prediction
 from skdist.estimators.callbacks import CallbackSupport, EpochCallbacks
 from skdist.estimators.coefficients import CoefficientsMixin, dense
+from skdist.estimators.inputs import named
 from skdist.estimators.local import Rows, train_in_process, train_simulated, validation_rows
 from skdist.estimators.plan import Past, Plan, Training
 from skdist.estimators.routing import choose_client, is_collection
@@ -302,18 +303,22 @@ class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
             "dask_ml.preprocessing leave it on the cluster. If X belongs here, pass y.compute().",
             stacklevel=5,
         )
-        rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset)
+        with named(X=X):
+            rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset)
         return collection_source(rows, y, sample_weight)
 
     def _validated(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
-        refuse_missing(np.asarray(y))  # scikit-learn does not name what it stumbles over
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset,
-            y_numeric=not is_classifier(self),
-        )  # fmt: skip
-        self._check_targets(y)
+        labels = is_classifier(self)
+        with named(X=X, y=y, labels=labels):
+            refuse_missing(np.asarray(y))  # scikit-learn does not name what it stumbles over
+            X, y = validate_data(
+                self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset,
+                y_numeric=not labels,
+            )  # fmt: skip
+            self._check_targets(y)
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
+            with named(sample_weight=sample_weight):
+                sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
         return X, y, sample_weight
 
     def _check_targets(self, y: np.ndarray) -> None:
@@ -365,7 +370,8 @@ class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
         check_is_fitted(self)
         if is_collection(X):
             return prediction.on_collection(self, method, X)
-        rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
+        with named(X=X):
+            rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
         return prediction.Linear.of(self)(method, rows)
 
     def __sklearn_tags__(self) -> Any:

@@ -359,7 +359,8 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
             raise ValueError("classes must be passed on the first call to partial_fit.")
         if past is not None and classes is not None and set(np.unique(classes)) != set(self.classes_):
             raise ValueError(
-                f"classes={np.unique(classes)!r} differs from that of the first call, {self.classes_!r}."
+                f"classes={np.unique(classes)[:5]!r} differs from that of the first call, "
+                f"{self.classes_[:5]!r}."
             )
         known = np.unique(np.asarray(self.classes_ if past is not None else classes))
         if self.class_weight == "balanced":

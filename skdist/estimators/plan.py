@@ -14,6 +14,7 @@ from skdist.history import History
 from skdist.models.columns import spread, union
 from skdist.models.linear import LinearModel
 from skdist.models.moments import Moments, combine
+from skdist.models.partition import as_floats
 from skdist.models.targets import Numbers, Targets, combine_classes, combine_numbers
 from skdist.models.validation import check_split, check_validation
 from skdist.preparation import Summary, build_model, extrapolate
@@ -196,9 +197,10 @@ class Plan:
         past = self.past
         if past is None:
             return model.initial_state(None, self._first_intercept()), 0.0
-        if past.classes is not None and past.classes.tolist() != np.asarray(self.classes).tolist():
+        classes = np.asarray(self.classes)
+        if past.classes is not None and past.classes.tolist() != classes.tolist():
             raise ValueError(
-                f"warm_start needs the same classes: {self.classes!r} now, {past.classes!r} before."
+                f"warm_start needs the same classes: {classes[:5]!r} now, {past.classes[:5]!r} before."
             )
         # partial_fit goes on; a warm start keeps the solution but begins its average and steps anew, and so
         # does whoever changed the coefficients in between.
@@ -292,7 +294,7 @@ class RegressorPlan(Plan):
 def _shaped(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     if value is None:
         return None
-    array = np.asarray(value, dtype=float)
+    array = as_floats(name, np.asarray(value), np.dtype(float))
     # A single problem may be given in any shape, and an intercept as a number, as in scikit-learn.
     if array.shape != shape and not (shape[0] == 1 and array.size == np.prod(shape)):
         raise ValueError(f"{name} has shape {array.shape}, the problem needs {shape}.")

@@ -150,8 +150,10 @@ def check_features(estimator: Any, X: Any, reset: bool) -> None:
     Raises
     ------
     ValueError
-        Where the number or the names of the features differ.
+        Where X is no table, or the number or the names of the features differ.
     """
+    if X.ndim != 2:
+        raise ValueError(f"X must have two dimensions, it has {X.ndim}. Reshape it to (n_rows, n_features).")
     # An empty table of the same columns.
     columns = X._meta if hasattr(X, "columns") else np.empty((0, int(X.shape[1])))
     validate_data(estimator, columns, skip_check_array=True, reset=reset)

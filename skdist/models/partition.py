@@ -21,7 +21,7 @@ CACHE_BYTES = 1 << 20
 MOST_ROWS_PER_PAGE = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Partition:
     """Rows, targets and weights.
 
@@ -47,6 +47,10 @@ class Partition:
     labels: np.ndarray | None
     owned_bytes: int = 0
     training: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        # Logs and tracebacks show it: rows are nobody's business.
+        return f"Partition({self.X.shape[0]} rows, {self.X.shape[1]} features, {self.X.dtype})"
 
     @property
     def n_rows(self) -> int:
@@ -143,7 +147,7 @@ def convert(X: Any, y: Any, sample_weight: Any = None, regression: bool = False)
     if sample_weight is None:
         weights = np.ones(len(labels), dtype=data.dtype)
     else:
-        weights = np.ascontiguousarray(np.asarray(sample_weight).ravel(), dtype=data.dtype)
+        weights = as_floats("sample_weight", np.asarray(sample_weight).ravel(), data.dtype)
         if len(weights) != len(labels):
             raise ValueError(f"sample_weight has {len(weights)} values for {len(labels)} rows of X.")
     copied = not (data is X or (isinstance(X, np.ndarray) and np.shares_memory(data, X)))
@@ -174,11 +178,39 @@ def convert_rows(X: Any) -> Any:
         raise ValueError(
             f"X must have two dimensions, it has {values.ndim}. Reshape it to (n_rows, n_features)."
         )
-    dtype = float_dtype(values.dtype)
+    return as_floats("X", values, float_dtype(values.dtype))
+
+
+def as_floats(name: str, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return values as C-contiguous numbers.
+
+    Raises
+    ------
+    ValueError
+        Where some are none; it says where and of which type the first is, not what it holds.
+    """
+    if values.dtype.kind == "c":
+        raise ValueError(f"{name} must hold numbers without an imaginary part, its dtype is {values.dtype}.")
     try:
         return np.ascontiguousarray(values, dtype=dtype)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"X holds values that are no numbers: {error}") from error
+        place = place_of_text(values)
+        why = f": text{place}" if place else f": {error}"
+        raise ValueError(f"{name} holds values that are no numbers{why}.") from None
+
+
+def place_of_text(values: np.ndarray) -> str:
+    """Return where the first text is that is no number, '' where there is none."""
+    if values.dtype.kind not in "OUS":
+        return ""
+    for place, value in np.ndenumerate(values):
+        if isinstance(value, str | bytes):
+            try:
+                float(value)
+            except ValueError:
+                named = [f"{axis} {n}" for axis, n in zip(("row", "column"), place, strict=False)]
+                return f" in {', '.join(named)}" if named else ", and nothing else"
+    return ""
 
 
 def frame_to_numpy(frame: Any) -> np.ndarray:
@@ -256,14 +288,12 @@ def as_numbers(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     ValueError
         Where they are no finite numbers.
     """
-    odd = f"y must hold numbers for a regression, its dtype is {values.dtype}."
     if values.dtype.kind not in "biufO":
-        raise ValueError(odd)
-    try:
-        numbers = np.ascontiguousarray(values, dtype=dtype)
-    except (TypeError, ValueError) as error:
-        raise ValueError(odd) from error
-    if not np.isfinite(numbers).all():
+        raise ValueError(f"y must hold numbers for a regression, its dtype is {values.dtype}.")
+    numbers = as_floats("y", values, dtype)
+    # Losses square them and add them up; what is no number is not below the limit either.
+    limit = 1e-3 * np.sqrt(np.finfo(dtype).max)
+    if numbers.size and not (numbers.max() < limit and numbers.min() > -limit):
         raise ValueError("y contains NaN or infinity, or numbers too large for the precision of X.")
     return numbers
 

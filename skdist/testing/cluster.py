@@ -131,17 +131,19 @@ def leftovers(client: Client) -> dict[str, list[str]]:
     Returns
     -------
     dict
-        ``keys`` of tasks the scheduler knows, and ``actors``, ``plugins`` and ``metrics`` on the workers.
+        ``keys`` of tasks and ``guards`` (plugins) that the scheduler knows, and ``actors``, ``plugins`` and
+        ``metrics`` on the workers.
     """
-    found: dict[str, list[str]] = {"keys": client.run_on_scheduler(_scheduler_keys)}
+    found: dict[str, list[str]] = client.run_on_scheduler(_scheduler_parts)
     on_workers = client.run(_worker_parts, on_error="ignore").values()
     for part in ("actors", "plugins", "metrics"):
         found[part] = sorted(name for parts in on_workers for name in parts[part])
     return found
 
 
-def _scheduler_keys(dask_scheduler: Any) -> list[str]:
-    return sorted(str(key) for key in dask_scheduler.tasks if "skdist" in str(key))
+def _scheduler_parts(dask_scheduler: Any) -> dict[str, list[str]]:
+    parts = {"keys": dask_scheduler.tasks, "guards": dask_scheduler.plugins}
+    return {name: sorted(str(key) for key in keys if "skdist" in str(key)) for name, keys in parts.items()}
 
 
 def _worker_parts(dask_worker: Any) -> dict[str, list[str]]:

@@ -1,0 +1,68 @@
+"""The scheduler's side of a fit: its server is no worker to spare, and a driver that dies leaves nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from distributed import Client, SchedulerPlugin
+
+logger = logging.getLogger("skdist")
+
+
+class FitGuard(SchedulerPlugin):
+    """Keeps adaptive clusters from closing the worker that holds the server of a fit.
+
+    Dask's ``adapt`` picks workers that are idle or hold little, and an actor weighs nothing. Nothing keeps a
+    worker from being closed by name, by its lifetime or by the end of its job.
+
+    Parameters
+    ----------
+    name : str
+        Of the fit, and of its worker plugin.
+    actor : str
+        What the keys of its server begin with.
+    client : str
+        Id of the client; when it goes, so does what the fit has registered.
+    """
+
+    def __init__(self, name: str, actor: str, client: str) -> None:
+        self.name, self._actor, self._client = name, actor, client
+
+    def valid_workers_downscaling(self, scheduler: Any, workers: Sequence[Any]) -> list[Any]:
+        """Return the workers that may be closed; Dask asks before it scales down."""
+        return [worker for worker in workers if not any(self._is_server(task) for task in worker.actors)]
+
+    def _is_server(self, task: Any) -> bool:
+        return str(task.key).startswith(self._actor)
+
+    def remove_client(self, scheduler: Any, client: str) -> None:
+        """Tidy up after a driver that went without a word; keys and actors Dask frees by itself."""
+        if client == self._client:
+            scheduler.loop.add_callback(self._tidy_up, scheduler)
+
+    async def _tidy_up(self, scheduler: Any) -> None:
+        if self.name in scheduler.worker_plugins:
+            await scheduler.unregister_worker_plugin(None, self.name)
+        if scheduler.plugins.get(self.name) is self:
+            scheduler.remove_plugin(self.name)
+
+
+async def register(client: Client, name: str, actor: str) -> None:
+    """Guard a fit; parameters as in `FitGuard`. It is worth a line in the log where that is not allowed."""
+    try:
+        await client.register_plugin(FitGuard(name, actor, client.id), name=name)
+    except Exception as error:
+        logger.info("adapt() may close the worker that holds the server: %s", error)
+
+
+async def unregister(client: Client, name: str) -> None:
+    """End what `register` began.
+
+    Raises
+    ------
+    ValueError
+        Where it could not begin.
+    """
+    await client.unregister_scheduler_plugin(name)
