@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from skdist.control.schedules import AutoRate
     from skdist.control.staleness import StalenessWindow
     from skdist.estimators.classifier import DistributedSGDClassifier
+    from skdist.estimators.mlp import DistributedMLPClassifier, DistributedMLPRegressor
     from skdist.estimators.regressor import DistributedSGDRegressor
     from skdist.history import History
     from skdist.server import ParameterServer
 
 _HOMES = {
     "AutoRate": "skdist.control.schedules",
+    "DistributedMLPClassifier": "skdist.estimators.mlp",
+    "DistributedMLPRegressor": "skdist.estimators.mlp",
     "DistributedSGDClassifier": "skdist.estimators.classifier",
     "DistributedSGDRegressor": "skdist.estimators.regressor",
     "History": "skdist.history",
@@ -33,6 +36,8 @@ _HOMES = {
 
 __all__ = [
     "AutoRate",
+    "DistributedMLPClassifier",
+    "DistributedMLPRegressor",
     "DistributedSGDClassifier",
     "DistributedSGDRegressor",
     "History",

@@ -31,8 +31,10 @@ class Summary:
 
     Attributes
     ----------
-    moments : Moments
-        Of the features.
+    rows : int
+        Rows to train on.
+    shape : tuple of int
+        Of a row.
     targets : Classes or Numbers
         Of its rows.
     dtype : dtype
@@ -43,14 +45,18 @@ class Summary:
         Address of the worker that holds it; '' in this process.
     split : SplitSummary or None
         Where rows are held out, of which the rest knows nothing.
+    moments : Moments or None
+        Of the features, where they are measured.
     """
 
-    moments: Moments
+    rows: int
+    shape: tuple[int, ...]
     targets: Targets
     dtype: np.dtype
     nbytes: int
     worker: str = ""
     split: SplitSummary | None = None
+    moments: Moments | None = None
 
 
 def summarize(partition: Partition, worker: str = "") -> Summary:
@@ -66,8 +72,8 @@ def summarize(partition: Partition, worker: str = "") -> Summary:
         split = summarize_split(partition)
         _measure_rows(partition, partition.held_out)  # may hold NaN too
     moments = _measure_rows(partition, partition.training)
-    dtype, nbytes = partition.X.dtype, partition.nbytes
-    return Summary(moments, measure_targets(partition), dtype, nbytes, worker, split)
+    dtype, nbytes, shape = partition.X.dtype, partition.nbytes, partition.X.shape[1:]
+    return Summary(partition.n_rows, shape, measure_targets(partition), dtype, nbytes, worker, split, moments)
 
 
 def _measure_rows(partition: Partition, rows: np.ndarray | None) -> Moments:

@@ -127,12 +127,12 @@ class ClusterFit:
         self.name = f"skdist-{uuid.uuid4().hex[:8]}"
         self.cleaned = threading.Event()
         self._token = self.name.removeprefix("skdist-")
-        numbers = plan.regression
-        self._partitions = Partitions(client, source, self._token, numbers, settings.hold_out)
+        intake = plan.intake
+        self._partitions = Partitions(client, source, self._token, intake, settings.hold_out)
         self._validated = self._partitions
         if validation is not None:
             token = f"{self._token}-validation"
-            self._validated = Partitions(client, validation, token, numbers, ALL_ROWS, "Validation partition")
+            self._validated = Partitions(client, validation, token, intake, ALL_ROWS, "Validation partition")
         self._looks: list[asyncio.Task[bool]] = []
         self._looking = asyncio.Lock()
         self._server: ServerRef | None = None
@@ -181,7 +181,7 @@ class ClusterFit:
                     f"The parameter server or the heartbeat plugin did not start within {ANSWER_SECONDS:g} s."
                 ) from error
         model, state, clock = self.plan.build(summaries, validation)
-        rows = [summary.moments.rows for summary in summaries]
+        rows = [summary.rows for summary in summaries]
         n_learners = sum(workers.values())
         await self._call(
             "begin", model, self.plan.classes, self.settings, state, sum(rows), n_learners, clock

@@ -15,6 +15,7 @@ from skdist.cluster import tasks
 from skdist.cluster.actor import ServerRef
 from skdist.cluster.fetch import fetch, settle
 from skdist.cluster.source import Source, delayed_call
+from skdist.intake import Intake
 from skdist.models.validation import HoldOut, ScoreSums, add_up
 from skdist.preparation import Summary
 
@@ -36,8 +37,8 @@ class Partitions:
         The rows.
     token : str
         Unique; part of the keys.
-    regression : bool
-        Whether targets are numbers.
+    intake : Intake
+        Converts and measures the rows.
     hold_out : HoldOut, optional
         Which rows are not trained on.
     name : str
@@ -54,12 +55,12 @@ class Partitions:
         client: Client,
         source: Source,
         token: str,
-        regression: bool,
+        intake: Intake,
         hold_out: HoldOut | None = None,
         name: str = "Partition",
     ) -> None:
-        self.client, self.source, self.token, self.name = client, source, token, name
-        self._kind = tasks.Kind(name, regression, hold_out)
+        self.client, self.source, self.token = client, source, token
+        self._kind = tasks.Kind(name, intake, hold_out)
         self.blocks: list[Any] = []
         self._passing: list[Any] = []  # needed until all is measured
         self._loaders: dict[str, asyncio.Semaphore] = {}  # by worker: threads that may load
@@ -143,7 +144,7 @@ class Partitions:
 
     def _measure_streamed(self) -> list[Any]:
         lazy = [
-            delayed_call(tasks.measure, self._measure_key(n), self.name, [n], block)
+            delayed_call(tasks.measure, self._measure_key(n), self._kind, [n], block)
             for n, block in enumerate(self.blocks)
         ]
         futures: list[Any] = self.client.compute(lazy, optimize_graph=False)
@@ -153,7 +154,7 @@ class Partitions:
         """Start a task for each thread: for Dask, a task costs more than reading a few megabytes."""
         return [
             self.client.submit(
-                tasks.measure, self.name, numbers, *(self.blocks[n] for n in numbers),
+                tasks.measure, self._kind, numbers, *(self.blocks[n] for n in numbers),
                 key=self._measure_key(numbers[0]), pure=False, **where,
             )
             for numbers, where in await self._placed(workers)

@@ -11,11 +11,12 @@ import numpy as np
 from distributed import get_worker, secede
 
 from skdist.cluster.actor import ServerRef
+from skdist.intake import Intake
 from skdist.learner import Learner, run_visit
 from skdist.messages import Answer, Join, Update, Visit, VisitReport
-from skdist.models.partition import Partition, convert
+from skdist.models.partition import Partition
 from skdist.models.validation import HoldOut, ScoreSums, add_up, score_sums
-from skdist.preparation import Summary, summarize
+from skdist.preparation import Summary
 
 #: A visit that has waited this long for others gives its thread to the worker's other tasks, in seconds.
 SECEDE_SECONDS = 0.1
@@ -28,21 +29,21 @@ class Kind(NamedTuple):
     ----------
     name : str
         What errors call one.
-    regression : bool
-        Whether targets are numbers.
+    intake : Intake
+        Converts and measures them.
     hold_out : HoldOut or None
         Which rows are not trained on.
     """
 
     name: str
-    regression: bool
+    intake: Intake
     hold_out: HoldOut | None
 
 
 def prepare(kind: Kind, number: int, X: Any, y: Any, sample_weight: Any) -> Partition:
     """Convert a block once; what the kernels can read as it is is not copied."""
     try:
-        partition = convert(X, y, sample_weight, kind.regression)
+        partition = kind.intake.convert(X, y, sample_weight)
     except ValueError as error:
         raise ValueError(f"{kind.name} {number}: {error}") from error
     return partition if kind.hold_out is None else kind.hold_out.split(partition, number)
@@ -53,15 +54,15 @@ def prepare_slice(kind: Kind, number: int, slices: tuple[Any, Any, Any]) -> Part
     return prepare(kind, number, *slices)
 
 
-def measure(name: str, numbers: Sequence[int], *partitions: Partition) -> dict[int, Summary]:
+def measure(kind: Kind, numbers: Sequence[int], *partitions: Partition) -> dict[int, Summary]:
     """Measure partitions where they are; return their summaries by number."""
     address = get_worker().address
     found = {}
     for number, partition in zip(numbers, partitions, strict=True):
         try:
-            found[number] = summarize(partition, address)
+            found[number] = kind.intake.summarize(partition, address)
         except ValueError as error:
-            raise ValueError(f"{name} {number}: {error}") from error
+            raise ValueError(f"{kind.name} {number}: {error}") from error
     return found
 
 
