@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from skdist.estimators.classifier import DistributedSGDClassifier
     from skdist.estimators.mlp import DistributedMLPClassifier, DistributedMLPRegressor
     from skdist.estimators.regressor import DistributedSGDRegressor
+    from skdist.estimators.torch import DistributedTorchClassifier, DistributedTorchRegressor
     from skdist.history import History
     from skdist.server import ParameterServer
 
@@ -27,6 +28,8 @@ _HOMES = {
     "DistributedMLPRegressor": "skdist.estimators.mlp",
     "DistributedSGDClassifier": "skdist.estimators.classifier",
     "DistributedSGDRegressor": "skdist.estimators.regressor",
+    "DistributedTorchClassifier": "skdist.estimators.torch",
+    "DistributedTorchRegressor": "skdist.estimators.torch",
     "History": "skdist.history",
     "LatencyBatchSizer": "skdist.control.latency",
     "ParameterServer": "skdist.server",
@@ -40,6 +43,8 @@ __all__ = [
     "DistributedMLPRegressor",
     "DistributedSGDClassifier",
     "DistributedSGDRegressor",
+    "DistributedTorchClassifier",
+    "DistributedTorchRegressor",
     "History",
     "LatencyBatchSizer",
     "ParameterServer",

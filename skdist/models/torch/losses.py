@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +25,9 @@ class Criterion:
 
     Attributes
     ----------
-    kind : type or callable
-        Class of a criterion of torch, or a function ``(outputs, targets)`` that returns a loss for each row.
+    kind : type, nn.Module or callable
+        A criterion of torch or its class, or a function ``(outputs, targets)`` that gives a loss for each
+        row.
     params : dict
         For the class.
     regression : bool
@@ -39,10 +41,14 @@ class Criterion:
     @property
     def link(self) -> str | None:
         """How outputs become probabilities; None where that is not known."""
-        return LINKS.get(self.kind)
+        return LINKS.get(type(self.kind) if isinstance(self.kind, nn.Module) else self.kind)
 
     def make(self) -> Any:
         """Return the criterion, without a reduction over rows."""
+        if isinstance(self.kind, nn.Module):
+            made = copy.deepcopy(self.kind)
+            made.reduction = "none"  # type: ignore[assignment]
+            return made
         if not inspect.isclass(self.kind):
             return self.kind
         if "reduction" in inspect.signature(self.kind).parameters:
