@@ -92,7 +92,7 @@ class DistributedMLPBase(TorchBase):
         planner: str | PressurePlanner | None = "auto",
         aggregator: str | InverseVolatility | None = "auto",
         collect: str | int = "auto",
-        server_momentum: str | float = "auto",
+        server_momentum: str | float = 0.0,
         client: Client | None = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -161,6 +161,7 @@ class DistributedMLPBase(TorchBase):
             params,
             n_classes=0 if plan.classes is None else len(plan.classes),
             batch_size=batch,
+            shape=plan.shape,
             schedule=named_schedule(
                 self.learning_rate if self.solver == "sgd" else "constant",
                 eta0=rate, power_t=self.power_t, alpha=self.alpha, average_from=np.inf,

@@ -154,6 +154,7 @@ class DistributedTorchBase(PrefixedMixin, TorchBase):
             batch_size=automatic_batch_size(plan.n_rows)
             if self.batch_size == "auto"
             else int(self.batch_size),
+            shape=plan.shape,
             schedule=self._schedule(),
             class_weights=plan.class_factors,
             clip_norm=self.clip_norm,
@@ -192,8 +193,14 @@ class DistributedTorchBase(PrefixedMixin, TorchBase):
 
 def _probe(model: TorchModel, plan: TorchPlan) -> None:
     """Run the module on a row of zeros, and refuse outputs that are not as many as the criterion needs."""
-    if not inspect.isclass(model.optimizer):
-        raise TypeError(f"optimizer must be a class of torch, got {model.optimizer!r}.")
+    if not (inspect.isclass(model.optimizer) and issubclass(model.optimizer, torch.optim.Optimizer)):
+        raise TypeError(f"optimizer must be a class of torch.optim, got {model.optimizer!r}.")
+    closure = inspect.signature(model.optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"optimizer={model.optimizer.__name__} evaluates the loss several times for a step. Use one "
+            "that steps along a gradient, such as 'sgd' or 'adam'."
+        )
     shape, inputs = plan.shape, model.inputs(torch.device("cpu"))
     row = torch.zeros((1, *shape)).to(torch.float32).numpy()
     try:

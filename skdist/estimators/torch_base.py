@@ -55,6 +55,10 @@ class ModulePredictor(NamedTuple):
 
     def __call__(self, method: str, X: Any) -> np.ndarray:
         """Return what ``method``, 'predict', 'predict_proba' or 'predict_log_proba', says of rows."""
+        if X.shape[1:] != self.model.shape:
+            raise ValueError(
+                f"Rows of X have shape {X.shape[1:]}, but the features of the fit had {self.model.shape}."
+            )
         device = self.model.place("0")
         module = self.model.module if device.type == "cpu" else copy.deepcopy(self.model.module).to(device)
         z = raw_predictions(module, self.model.inputs(device), X)

@@ -66,6 +66,8 @@ class TorchModel:
         0 in a regression.
     batch_size : int
         Rows of a step.
+    shape : tuple of int
+        Of a row.
     schedule : Schedule or StepFactor
         Of the step size.
     class_weights : ndarray of shape (n_classes,) or (0,)
@@ -98,6 +100,7 @@ class TorchModel:
     optimizer_params: dict[str, Any]
     n_classes: int
     batch_size: int
+    shape: tuple[int, ...] = ()
     schedule: Decay = field(default_factory=lambda: Schedule(CONSTANT, 1.0))
     class_weights: np.ndarray = field(default_factory=lambda: np.zeros(0))
     l2: float = 0.0
