@@ -55,7 +55,14 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
+        try:
+            value = getattr(import_module(_HOMES[name]), name)
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise ImportError(
+                f"{name} needs torch, which is not installed. Install it with: pip install 'dask-skdist[torch]'"
+            ) from error
         globals()[name] = value
         return value
     raise AttributeError(f"module 'skdist' has no attribute {name!r}")
