@@ -61,7 +61,8 @@ def __getattr__(name: str) -> Any:
             if error.name != "torch":
                 raise
             raise ImportError(
-                f"{name} needs torch, which is not installed. Install it with: pip install 'dask-skdist[torch]'"
+                f"{name} needs torch, which is not installed. Install it with: "
+                "pip install 'dask-skdist[torch]'"
             ) from error
         globals()[name] = value
         return value

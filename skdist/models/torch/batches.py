@@ -59,20 +59,34 @@ class Batches:
 
     def __init__(self, batch_size: int, class_weights: np.ndarray) -> None:
         self._batch_size, self._class_weights = batch_size, class_weights.astype(np.float32)
+        self._buffer = np.empty((0, 0))
 
     def over(
         self, partition: Partition, order: np.ndarray, start: int, stop: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Give rows, targets and weights of the steps over ``order[start:stop]``, as arrays of their own."""
+        """Give rows, targets and weights of the steps over ``order[start:stop]``.
+
+        The rows are in memory that is used again for later steps.
+        """
         batch = self._batch_size
         row_bytes = max(partition.nbytes // max(partition.X.shape[0], 1), 1)
         gathered = max(GATHERED_BYTES // (row_bytes * batch), 1) * batch
         for first in range(start, stop, gathered):
             chosen = order[first : min(first + gathered, stop)]
-            rows, targets = rows_at(partition.X, chosen), partition.targets[chosen]
+            rows, targets = self._rows(partition.X, chosen, gathered), partition.targets[chosen]
             weights = weighted(partition.weights[chosen], targets, self._class_weights)
             for a in range(0, len(chosen), batch):
                 yield rows[a : a + batch], targets[a : a + batch], weights[a : a + batch]
+
+    def _rows(self, X: Any, chosen: np.ndarray, most: int) -> np.ndarray:
+        if sp.issparse(X):
+            return rows_at(X, chosen)
+        # Dask's workers give freed memory back at once, and to get pages anew takes longer than to fill them.
+        if (self._buffer.shape[1:], self._buffer.dtype) != (X.shape[1:], X.dtype) or len(self._buffer) < most:
+            self._buffer = np.empty((most, *X.shape[1:]), dtype=X.dtype)
+        rows = self._buffer[: len(chosen)]
+        np.take(X, chosen, axis=0, out=rows, mode="clip")  # another mode would take a copy
+        return rows
 
 
 def rows_at(X: Any, chosen: np.ndarray) -> np.ndarray:
