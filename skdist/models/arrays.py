@@ -44,7 +44,8 @@ def convert_arrays(X: Any, flat: bool = False) -> Any:
     wide = values.dtype.kind == "O" or (values.dtype.kind == "f" and values.dtype.itemsize > 4)
     try:
         with np.errstate(over="ignore"):  # found as infinity when the rows are measured
-            return np.ascontiguousarray(values, dtype=np.float32 if wide else values.dtype)
+            # Blocks that came over the network may lie askew: NumPy would copy all of one to gather rows.
+            return np.require(values, np.float32 if wide else values.dtype, ["C", "A"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"X holds values that are no numbers: {error}") from error
 
