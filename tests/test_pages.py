@@ -16,6 +16,8 @@ def test_snippets_run(page):
     assert snippets
     if any("dask_ml" in snippet for snippet in snippets):
         pytest.importorskip("dask_ml")
+    if any("torch" in snippet for snippet in snippets):
+        pytest.importorskip("torch")
     names: dict[str, object] = {}
     try:
         for number, snippet in enumerate(snippets):

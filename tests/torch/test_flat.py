@@ -95,3 +95,19 @@ def test_seeded_modules_are_alike_and_leave_the_generator_alone():
     assert torch.equal(first.first.weight, second.first.weight)
     assert not torch.equal(first.first.weight, other.first.weight)
     assert isinstance(first, nn.Module)
+
+
+def test_where_memory_is_not_shared_the_state_is_copied_there_and_back():
+    flat = FlatModule(Images(), shared=False)
+    state = flat.state()
+    state[0] += 1
+    flat.bind(state)
+    np.testing.assert_array_equal(flat.module.out.bias.detach().numpy(), state[0, -2:])
+    before = state.copy()
+    with torch.no_grad():
+        flat.module.out.bias.fill_(7)
+        flat.module.norm.running_mean.fill_(3)
+    np.testing.assert_array_equal(state, before)
+    flat.release()
+    np.testing.assert_array_equal(state[0, -2:], 7)
+    np.testing.assert_array_equal(state[1, :4], 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import nn
 from skdist.control.schedules import INVERSE_POWER, Schedule
 from skdist.exceptions import DivergedError
 from skdist.intake import Arrays
+from skdist.models.torch import trainer as trainers
 from skdist.models.torch.flat import FlatModule, seeded
 from skdist.models.torch.losses import Criterion
 from skdist.models.torch.mlp import MLPModel, MLPTrainer, half_squared_error, perceptron
@@ -95,6 +97,23 @@ def test_the_state_of_the_optimizer_outlives_visits(partition, optimizer, params
     np.testing.assert_array_equal(whole, cut)
     fresh = [trained(model, partition.part(a, b))[0] for a, b in ((0, 32), (32, 100))]
     assert not np.allclose(whole, fresh[1])
+
+
+def test_steps_elsewhere_are_those_of_shared_memory(partition, monkeypatch):
+    """As on a GPU, where the state is copied before each call and after it."""
+    expected, _ = trained(model_of(), partition, cuts=[32])
+    monkeypatch.setattr(trainers, "FlatModule", partial(FlatModule, shared=False))
+    np.testing.assert_array_equal(trained(model_of(), partition, cuts=[32])[0], expected)
+
+
+def test_learners_are_dealt_out_over_the_devices_that_a_worker_sees(monkeypatch):
+    automatic = replace(model_of(), device="auto")
+    assert automatic.place("0") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    places = [automatic.place(f"tcp://host:1/{number}").index for number in (1, 2, 3)]
+    assert places == [1, 0, 1]
+    assert model_of().place("0") == torch.device("cpu")
 
 
 def test_gradients_are_clipped(partition):

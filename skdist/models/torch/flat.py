@@ -28,6 +28,9 @@ class FlatModule:
         It is copied, in float32.
     device : torch.device, optional
         Where it computes; the processor by default.
+    shared : bool, optional
+        Whether parameters share the memory of the state that is bound, as they can on the processor only;
+        otherwise they are copied there and back.
 
     Attributes
     ----------
@@ -51,8 +54,11 @@ class FlatModule:
     3.5
     """
 
-    def __init__(self, module: nn.Module, device: torch.device | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, device: torch.device | None = None, shared: bool | None = None
+    ) -> None:
         self.device = device if device is not None else torch.device("cpu")
+        self.shared = self.device.type == "cpu" if shared is None else shared
         self.module = copy.deepcopy(module).float().to(self.device)
         self.parameters = [value for value in self.module.parameters() if value.requires_grad]
         if not self.parameters:
@@ -91,14 +97,14 @@ class FlatModule:
         return whole.reshape(self.n_members, -1)
 
     def bind(self, state: np.ndarray) -> None:
-        """Make a state the parameters: they share its memory on the processor, elsewhere they are copied.
+        """Make a state the parameters.
 
         Parameters
         ----------
         state : ndarray of shape (n_members, n_parameters), float32
-            Where it is bound already, nothing is done on the processor.
+            Nothing is done where its memory is shared already.
         """
-        if self.device.type != "cpu":
+        if not self.shared:
             self.values.copy_(torch.from_numpy(state[0]))
             self._statistics.copy_(torch.from_numpy(state[1:]).reshape(-1))
         elif state is not self._bound:
@@ -109,7 +115,7 @@ class FlatModule:
 
     def release(self) -> None:
         """Bring the bound state up to date, where it does not share the memory of the parameters."""
-        if self.device.type != "cpu" and self._bound is not None:
+        if not self.shared and self._bound is not None:
             self._bound[0] = self.values.cpu().numpy()
             self._bound[1:] = self._statistics.cpu().numpy().reshape(self._bound[1:].shape)
 
