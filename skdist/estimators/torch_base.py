@@ -91,6 +91,9 @@ class TorchBase(DistributedBase):
 
     module_: nn.Module
 
+    def _check_probabilities(self) -> None:
+        """Raise an AttributeError where the criterion says nothing of probabilities."""
+
     def _make_model(self, plan: TorchPlan) -> TorchModel:
         """Return the model for the rows of a plan, its module initialised."""
         raise NotImplementedError
