@@ -66,7 +66,8 @@ class Arrays:
     def convert(self, X: Any, y: Any, sample_weight: Any = None) -> Partition:
         """Return rows as a partition."""
         data = convert_arrays(X, self.flat)
-        return assemble(X, data, y, sample_weight, self.regression, np.dtype(np.float32))
+        with np.errstate(over="ignore"):  # found as infinity when the rows are measured
+            return assemble(X, data, y, sample_weight, self.regression, np.dtype(np.float32))
 
     def summarize(self, partition: Partition, worker: str = "") -> Summary:
         """Count the rows of a partition and look for values that are not finite."""

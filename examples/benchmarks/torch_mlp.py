@@ -10,7 +10,8 @@ before its first step. The slow worker takes three times as long for each of its
 
 The second one has fits of scikit-learn's MLPClassifier and ours in this process, with the same parameters.
 scikit-learn is given one BLAS thread and all of them, and the faster of both counts; "of a core" compares the
-time that processors worked for ours and for scikit-learn's with one thread, which a busy machine changes less.
+time that processors worked for ours and for scikit-learn's with one thread, which a busy machine changes
+less.
 """
 
 from __future__ import annotations
