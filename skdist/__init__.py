@@ -16,14 +16,20 @@ if TYPE_CHECKING:
     from skdist.control.schedules import AutoRate
     from skdist.control.staleness import StalenessWindow
     from skdist.estimators.classifier import DistributedSGDClassifier
+    from skdist.estimators.mlp import DistributedMLPClassifier, DistributedMLPRegressor
     from skdist.estimators.regressor import DistributedSGDRegressor
+    from skdist.estimators.torch import DistributedTorchClassifier, DistributedTorchRegressor
     from skdist.history import History
     from skdist.server import ParameterServer
 
 _HOMES = {
     "AutoRate": "skdist.control.schedules",
+    "DistributedMLPClassifier": "skdist.estimators.mlp",
+    "DistributedMLPRegressor": "skdist.estimators.mlp",
     "DistributedSGDClassifier": "skdist.estimators.classifier",
     "DistributedSGDRegressor": "skdist.estimators.regressor",
+    "DistributedTorchClassifier": "skdist.estimators.torch",
+    "DistributedTorchRegressor": "skdist.estimators.torch",
     "History": "skdist.history",
     "LatencyBatchSizer": "skdist.control.latency",
     "ParameterServer": "skdist.server",
@@ -33,8 +39,12 @@ _HOMES = {
 
 __all__ = [
     "AutoRate",
+    "DistributedMLPClassifier",
+    "DistributedMLPRegressor",
     "DistributedSGDClassifier",
     "DistributedSGDRegressor",
+    "DistributedTorchClassifier",
+    "DistributedTorchRegressor",
     "History",
     "LatencyBatchSizer",
     "ParameterServer",
@@ -45,7 +55,15 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
+        try:
+            value = getattr(import_module(_HOMES[name]), name)
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise ImportError(
+                f"{name} needs torch, which is not installed. Install it with: "
+                "pip install 'dask-skdist[torch]'"
+            ) from error
         globals()[name] = value
         return value
     raise AttributeError(f"module 'skdist' has no attribute {name!r}")

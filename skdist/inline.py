@@ -28,14 +28,14 @@ from skdist.fitting import (
 from skdist.history import History
 from skdist.learner import Learner, VisitLoop, run_visit
 from skdist.messages import Answer, Join, Update, Visit, VisitReport
-from skdist.models.linear import LinearModel
+from skdist.models.model import Model
 from skdist.models.partition import Partition
 from skdist.observers import Observers, Watch
 from skdist.server import ParameterServer
 
 
 def train_inline(
-    model: LinearModel,
+    model: Model,
     partitions: Sequence[Partition],
     settings: FitSettings,
     state: np.ndarray,
@@ -50,7 +50,7 @@ def train_inline(
 
     Parameters
     ----------
-    model : LinearModel
+    model : Model
         What is trained.
     partitions : sequence of Partition
         All rows.
@@ -190,7 +190,7 @@ def visit_inline(
     server: ParameterServer,
     order: Visit,
     partitions: Sequence[Partition],
-    model: LinearModel,
+    model: Model,
     learner: Learner,
 ) -> VisitReport:
     """Run one visit against a server in this process."""

@@ -14,6 +14,7 @@ from skdist.control.staleness import StalenessWindow, predicted_context
 from skdist.control.windows import SlidingWindow, smoothed
 from skdist.messages import Answer, Link, Update, Visit
 from skdist.models.arithmetic import add_difference
+from skdist.models.model import LoopModel, Trainer
 
 #: While an answer is under way, a round is trained in at most this many slices, after each of which it may
 #: be merged.
@@ -78,6 +79,8 @@ class Learner:
         Rounds trained in the present visit.
     seconds_compute : float
         Time spent training them.
+    trainer : Trainer or None
+        Makes its steps; the model gives it one for its first visit.
     """
 
     name: str
@@ -95,6 +98,7 @@ class Learner:
     seconds_waited: float = 0.0
     rounds: int = 0
     seconds_compute: float = 0.0
+    trainer: Trainer | None = None
 
     def __post_init__(self) -> None:
         self.staleness = SlidingWindow(self.adapter.window if self.adapter else 1)
@@ -138,14 +142,19 @@ class Rows:
         The order.
     partitions : mapping of int to Partition
         The partitions of its segments.
-    model : LinearModel
-        Orders rows and trains on them.
+    model : LoopModel
+        Orders rows.
+    trainer : Trainer
+        Trains on them.
     offset : int
         Rows along the segments that are done already.
     """
 
-    def __init__(self, visit: Visit, partitions: Mapping[int, Any], model: Any, offset: int) -> None:
+    def __init__(
+        self, visit: Visit, partitions: Mapping[int, Any], model: LoopModel, trainer: Trainer, offset: int
+    ) -> None:
         self.visit, self.partitions, self.model, self.offset = visit, partitions, model, offset
+        self._trainer = trainer
         self.total = visit.rows
         self._order: tuple[int, int, np.ndarray] | None = None
         self._place, self._before = 0, 0  # of the segment under way, and the rows of those before it
@@ -199,7 +208,7 @@ class Rows:
             partition = self.partitions[segment.partition]
             order = self._ordered(partition, segment.partition, segment.ahead)
             first, last = segment.start + begin, segment.start + end
-            loss += self.model.train(state, partition, order, first, last, t + steps, noise, rate)
+            loss += self._trainer.train(state, partition, order, first, last, t + steps, noise, rate)
             steps += self.model.steps(end - begin)
             self._walk(end - begin)
         return loss, steps
@@ -214,7 +223,7 @@ class Rows:
 def run_visit(
     visit: Visit,
     partitions: Mapping[int, Any],
-    model: Any,
+    model: LoopModel,
     learner: Learner,
     attempt: str,
     answer: Answer,
@@ -231,8 +240,8 @@ def run_visit(
         The order.
     partitions : mapping of int to Partition
         The partitions of its segments.
-    model : LinearModel
-        Trains.
+    model : LoopModel
+        What is trained.
     learner : Learner
         The slot that runs the visit.
     attempt : str
@@ -248,7 +257,9 @@ def run_visit(
     began, first = learner.clock(), answer.offset
     learner.begin()
     state = answer.state.copy()
-    rows = Rows(visit, partitions, model, answer.offset)
+    if learner.trainer is None:
+        learner.trainer = model.trainer(learner.name)
+    rows = Rows(visit, partitions, model, learner.trainer, answer.offset)
     sent: np.ndarray | None = None  # posted and not answered yet
     ahead = 0  # steps made since
     posted = began

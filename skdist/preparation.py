@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +36,10 @@ class Summary:
     ----------
     rows : int
         Rows to train on.
-    moments : Moments or None
-        Of the features; None where other partitions stand for this one.
+    shape : tuple of int
+        Of a row.
     targets : Classes, Numbers or None
-        Of its rows; likewise.
+        Of its rows; None where other partitions stand for this one.
     dtype : dtype
         Of the rows.
     nbytes : int
@@ -48,15 +48,18 @@ class Summary:
         Address of the worker that holds it; '' in this process.
     split : SplitSummary or None
         Where rows are held out, of which the rest knows nothing.
+    moments : Moments or None
+        Of the features, where they are measured.
     """
 
     rows: int
-    moments: Moments | None
+    shape: tuple[int, ...]
     targets: Targets | None
     dtype: np.dtype
     nbytes: int
     worker: str = ""
     split: SplitSummary | None = None
+    moments: Moments | None = None
 
 
 def summarize(partition: Partition, worker: str = "") -> Summary:
@@ -72,20 +75,8 @@ def summarize(partition: Partition, worker: str = "") -> Summary:
         split = summarize_split(partition)
         _measure_rows(partition, partition.held_out)  # may hold NaN too
     moments = _measure_rows(partition, partition.training)
-    dtype, nbytes = partition.X.dtype, partition.nbytes
-    return Summary(moments.rows, moments, measure_targets(partition), dtype, nbytes, worker, split)
-
-
-def extrapolate(
-    summaries: Sequence[Summary], combine_targets: Callable[[Sequence[Any]], Targets]
-) -> tuple[Moments, Targets]:
-    """Return moments and targets of all rows, from those of the partitions that were measured."""
-    measured = [summary for summary in summaries if summary.moments is not None and summary.rows]
-    moments = combine([summary.moments for summary in measured if summary.moments is not None])
-    targets = combine_targets([summary.targets for summary in measured])
-    rows = sum(summary.rows for summary in summaries)
-    factor = rows / moments.rows
-    return (moments, targets) if factor == 1 else (moments.times(rows, factor), targets.times(factor))
+    dtype, nbytes, shape = partition.X.dtype, partition.nbytes, partition.X.shape[1:]
+    return Summary(partition.n_rows, shape, measure_targets(partition), dtype, nbytes, worker, split, moments)
 
 
 def _measure_rows(partition: Partition, rows: np.ndarray | None) -> Moments:

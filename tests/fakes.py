@@ -61,6 +61,9 @@ class RowModel:
     def new_noise(self):
         return GradientNoise((0, 0))
 
+    def trainer(self, name):
+        return self
+
     def train(self, state, partition, order, start, stop, t, noise=None, rate=1.0):
         if self.on_train is not None:
             self.on_train(stop - start)

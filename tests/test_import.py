@@ -29,6 +29,8 @@ def test_an_estimator_trains_without_dask_and_torch():
 
 @pytest.mark.parametrize("name", skdist.__all__)
 def test_public_names_are_there_and_listed(name):
+    if "Torch" in name or "MLP" in name:
+        pytest.importorskip("torch")
     assert getattr(skdist, name).__name__ == name
     assert name in dir(skdist)
 
@@ -36,3 +38,24 @@ def test_public_names_are_there_and_listed(name):
 def test_unknown_names_raise_as_in_any_module():
     with pytest.raises(AttributeError, match="'Nothing'"):
         _ = skdist.Nothing
+
+
+@pytest.mark.parametrize("name", ["DistributedTorchClassifier", "DistributedMLPRegressor"])
+def test_without_torch_its_estimators_say_what_to_install(name):
+    code = (
+        "import sys\n"
+        "class NotThere:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'torch':\n"
+        "            raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"
+        "sys.meta_path.insert(0, NotThere())\n"
+        "import skdist\n"
+        "skdist.DistributedSGDClassifier\n"
+        "try:\n"
+        f"    skdist.{name}\n"
+        "except ImportError as error:\n"
+        "    assert \"pip install 'dask-skdist[torch]'\" in str(error), error\n"
+        "else:\n"
+        "    raise AssertionError"
+    )
+    assert loaded_after(code) == []

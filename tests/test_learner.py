@@ -104,7 +104,9 @@ def test_planned_rows_end_at_a_step_and_keep_to_the_size(sizes, batch, wanted, s
     ends = sorted(
         {a + min(row, m) for a, m in zip(firsts, sizes, strict=False) for row in range(0, m + batch, batch)}
     )
-    rows = Rows(whole_visit(sizes), partitions, RowModel(batch), ends[min(steps, len(ends) - 1)])
+    rows = Rows(
+        whole_visit(sizes), partitions, RowModel(batch), RowModel(batch), ends[min(steps, len(ends) - 1)]
+    )
     planned = rows.plan(wanted)
     left = n - rows.offset
     following = next((end for end in ends if end > rows.offset), n)

@@ -48,6 +48,8 @@ def test_snippets_run(page):
     snippets = snippets_of(page)
     if any("dask_ml" in snippet for snippet in snippets):
         pytest.importorskip("dask_ml")
+    if any("torch" in snippet for snippet in snippets):
+        pytest.importorskip("torch")
     run(page, snippets)
 
 

@@ -119,14 +119,12 @@ class ClusterFit:
         self.name = f"skdist-{uuid.uuid4().hex[:8]}"
         self.cleaned = threading.Event()
         self._token = self.name.removeprefix("skdist-")
-        numbers = plan.regression
-        self._partitions = Partitions(
-            client, source, self._token, numbers, settings.hold_out, samples=samples
-        )
+        intake = plan.intake
+        self._partitions = Partitions(client, source, self._token, intake, settings.hold_out, samples=samples)
         self._validated = self._partitions
         if validation is not None:
             token = f"{self._token}-validation"
-            self._validated = Partitions(client, validation, token, numbers, ALL_ROWS, "Validation partition")
+            self._validated = Partitions(client, validation, token, intake, ALL_ROWS, "Validation partition")
         self._membership = Membership(client)
         self._checkpoint = checkpoint
         self._serving = Serving(client, self._membership, self.name, self._token, checkpoint is not None)

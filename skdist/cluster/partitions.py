@@ -18,6 +18,7 @@ from skdist.cluster.actor import ServerRef
 from skdist.cluster.fetch import fetch, settle
 from skdist.cluster.source import Source, delayed_call
 from skdist.exceptions import DataLostError
+from skdist.intake import Intake
 from skdist.models.validation import HoldOut, ScoreSums, add_up
 from skdist.preparation import Summary
 
@@ -56,8 +57,8 @@ class Partitions:
         The rows.
     token : str
         Unique; part of the keys.
-    regression : bool
-        Whether targets are numbers.
+    intake : Intake
+        Converts and measures the rows.
     hold_out : HoldOut, optional
         Which rows are not trained on.
     name : str
@@ -78,13 +79,13 @@ class Partitions:
         client: Client,
         source: Source,
         token: str,
-        regression: bool,
+        intake: Intake,
         hold_out: HoldOut | None = None,
         name: str = "Partition",
         samples: bool = False,
     ) -> None:
-        self.client, self.source, self.token, self.name = client, source, token, name
-        self.kind = tasks.Kind(name, regression, hold_out)
+        self.client, self.source, self.token = client, source, token
+        self.kind = tasks.Kind(name, intake, hold_out)
         self.sampled = False
         self._samples = samples and source.lengths is not None
         self.blocks: list[Any] = []
@@ -149,7 +150,7 @@ class Partitions:
         assert self.source.lengths is not None
         rows, other = self.source.lengths[number], next(iter(found.values()))
         nbytes = other.nbytes * rows // max(other.rows, 1)
-        return Summary(rows, None, None, other.dtype, nbytes)
+        return Summary(rows, other.shape, None, other.dtype, nbytes)
 
     async def lost(self, silent: Collection[str] = ()) -> list[int]:
         """Return the partitions that are lost, or that only workers hold which are silent.
@@ -202,7 +203,7 @@ class Partitions:
             self._tries[number] = self._tries.get(number, 0) + 1
             if self.source.held or self._tries[number] > MOST_TRIES:
                 raise DataLostError(
-                    f"{self.name} {number} was lost and cannot be made again. {PERSIST_AGAIN}"
+                    f"{self.kind.name} {number} was lost and cannot be made again. {PERSIST_AGAIN}"
                 )
         # Dask must forget what leads to them, or it does that again where it did it before.
         await self.client.cancel([self.blocks[number] for number in numbers], force=True)
@@ -213,7 +214,7 @@ class Partitions:
             try:
                 made = await asyncio.wait_for(self._make_again(number, home), SENDING_SECONDS)
             except (FutureCancelledError, KeyError, OSError) as error:  # its new worker is gone, too
-                logger.info("%s %d is not on %s yet: %r.", self.name, number, home, error)
+                logger.info("%s %d is not on %s yet: %r.", self.kind.name, number, home, error)
             else:
                 self.blocks[number].release()
                 self.blocks[number], homes[number] = made, home

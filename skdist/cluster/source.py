@@ -63,8 +63,15 @@ def memory_source(X: Any, y: np.ndarray, sample_weight: np.ndarray | None) -> So
     return Source(parts, lazy=False, nbytes=nbytes)
 
 
-def collection_source(X: Any, y: Any, sample_weight: Any) -> Source:
+def collection_source(X: Any, y: Any, sample_weight: Any, flat: bool = True) -> Source:
     """Return the blocks of collections, of which X or y may be in memory.
+
+    Parameters
+    ----------
+    X, y, sample_weight
+        Dask collections or arrays.
+    flat : bool
+        Whether each row of X must be a vector.
 
     Raises
     ------
@@ -82,18 +89,20 @@ def collection_source(X: Any, y: Any, sample_weight: Any) -> Source:
     if frame:
         frame_to_numpy(X._meta)  # refuses columns that are no numbers before anything is computed
     else:
-        if X.ndim != 2:
+        if X.ndim != 2 and (flat or X.ndim < 2):
             raise ValueError(
                 f"X must have two dimensions, it has {X.ndim}. Reshape it to (n_rows, n_features)."
             )
-        if X.numblocks[1] > 1:
-            raise ValueError(
-                f"The columns of X are split over {X.numblocks[1]} chunks; a row must lie in one. "
-                "Call X.rechunk({1: -1})."
-            )
+        for axis in range(1, X.ndim):
+            if X.numblocks[axis] > 1:
+                what = "columns of X are" if X.ndim == 2 else f"rows of X are, along axis {axis},"
+                raise ValueError(
+                    f"The {what} split over {X.numblocks[axis]} chunks; a row must lie in one. "
+                    f"Call X.rechunk({{{axis}: -1}})."
+                )
         if X.shape[0] == 0:
             raise ValueError("X is empty: it has 0 rows.")
-        if X.shape[1] == 0:
+        if 0 in X.shape[1:]:
             raise ValueError("X has 0 features; at least 1 is needed.")
     if y is None:
         raise ValueError("y must not be None: a classifier needs labels.")
@@ -151,7 +160,7 @@ def _like(name: str, values: Any, X: Any) -> Any:
         raise ValueError(
             f"{name} has {array.shape[0]} rows but the Dask collection beside it has {int(sum(lengths))}."
         )
-    chunks = (lengths,) + ((array.shape[1],) if array.ndim == 2 else ())
+    chunks = (lengths, *array.shape[1:])
     return da.from_array(array, chunks=chunks, asarray=False)
 
 

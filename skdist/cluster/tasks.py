@@ -14,12 +14,12 @@ from distributed import get_worker, secede
 from skdist.backup import Backup
 from skdist.cluster.actor import Connection, ServerRef
 from skdist.exceptions import ServerLostError, UnknownLabelsError
+from skdist.intake import Intake
 from skdist.learner import Learner, run_visit
 from skdist.messages import Answer, Join, Update, Visit, VisitReport
-from skdist.models.moments import refuse_infinite
-from skdist.models.partition import Partition, convert
+from skdist.models.partition import Partition
 from skdist.models.validation import HoldOut, ScoreSums, add_up, score_sums
-from skdist.preparation import Summary, summarize
+from skdist.preparation import Summary
 
 #: A visit that has waited this long for others gives its thread to the worker's other tasks, in seconds.
 SECEDE_SECONDS = 0.1
@@ -32,8 +32,8 @@ class Kind(NamedTuple):
     ----------
     name : str
         What errors call one.
-    regression : bool
-        Whether targets are numbers.
+    intake : Intake
+        Converts and measures them.
     hold_out : HoldOut or None
         Which rows are not trained on.
     sampled : bool
@@ -41,7 +41,7 @@ class Kind(NamedTuple):
     """
 
     name: str
-    regression: bool
+    intake: Intake
     hold_out: HoldOut | None
     sampled: bool = False
 
@@ -49,9 +49,9 @@ class Kind(NamedTuple):
 def prepare(kind: Kind, number: int, X: Any, y: Any, sample_weight: Any) -> Partition:
     """Convert a block once; what the kernels can read as it is is not copied."""
     try:
-        partition = convert(X, y, sample_weight, kind.regression)
+        partition = kind.intake.convert(X, y, sample_weight)
         if kind.sampled:
-            refuse_infinite(partition.X, partition.weights)
+            kind.intake.refuse_infinite(partition)
     except ValueError as error:
         raise ValueError(f"{kind.name} {number}: {error}") from error
     return partition if kind.hold_out is None else kind.hold_out.split(partition, number)
@@ -74,7 +74,7 @@ def measure(kind: Kind, numbers: Sequence[int], *blocks: Any) -> dict[int, Summa
     for number, block in zip(numbers, blocks, strict=True):
         partition = partition_of(kind, number, block)
         try:
-            found[number] = summarize(partition, address)
+            found[number] = kind.intake.summarize(partition, address)
         except ValueError as error:
             raise ValueError(f"{kind.name} {number}: {error}") from error
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,15 +19,14 @@ from skdist.checkpoint import Checkpoint
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
-from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ScoreMonitor
 from skdist.estimators import prediction
 from skdist.estimators.callbacks import CallbackSupport, EpochCallbacks
-from skdist.estimators.coefficients import CoefficientsMixin, dense
 from skdist.estimators.inputs import named
+from skdist.estimators.labels import check_labels
 from skdist.estimators.local import Rows, train_in_process, train_simulated, validation_rows
-from skdist.estimators.plan import Past, Plan, Training
+from skdist.estimators.plan import Past, Plan
 from skdist.estimators.routing import choose_client, is_collection
 from skdist.estimators.settings import SettingsMixin
 from skdist.fitting import FitResult, FitSettings
@@ -41,44 +39,33 @@ if TYPE_CHECKING:
     from skdist.cluster.source import Source
 
 
-class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
-    """What all estimators share; parameters and attributes are those of the estimators."""
+class DistributedBase(CallbackSupport, SettingsMixin):
+    """What all estimators share, whatever they train; attributes are those of the estimators."""
 
-    #: Losses, and the one that the passive-aggressive rates are made for.
-    _losses: ClassVar[tuple[str, ...]]
-    _passive_aggressive_loss: ClassVar[str]
+    #: Dtypes of rows in memory that are left as they are; others become the first one.
+    _row_dtypes: ClassVar[list[Any]] = [np.float64, np.float32]
+
+    #: Whether rows in memory may have more than one dimension.
+    _rows_of_any_shape: ClassVar[bool] = False
 
     _auto_settings: ClassVar[dict[str, Any]] = {
         "rate_adapter": StalenessWindow,
         "batch_sizer": LatencyBatchSizer,
         "planner": PressurePlanner,
         "aggregator": InverseVolatility,
-        "learning_rate": AutoRate,
     }
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "penalty": [StrOptions({"l2", "l1", "elasticnet"}), None],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "l1_ratio": [Interval(Real, 0, 1, closed="both"), None],
-        "fit_intercept": ["boolean"],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left"), None],
         "shuffle": ["boolean"],
         "verbose": ["verbose"],
-        "epsilon": [Interval(Real, 0, None, closed="left")],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
-        "learning_rate": [
-            StrOptions({"auto", "optimal", "constant", "invscaling", "adaptive", "pa1", "pa2"}),
-            AutoRate,
-        ],
-        "eta0": [Interval(Real, 0, None, closed="neither")],
-        "power_t": [Interval(Real, 0, None, closed="left")],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
-        "average": [Interval(Integral, 0, None, closed="neither"), "boolean"],
         "mode": [StrOptions({"async", "ssp", "sync"})],
         "max_staleness": [Interval(Integral, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -94,22 +81,6 @@ class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
 
     def _check_combinations(self) -> None:
         """Refuse parameters that are valid alone but not together."""
-        if self.learning_rate == "adaptive" and self.early_stopping:
-            raise ValueError(
-                "learning_rate='adaptive' follows the training loss, and early_stopping=True does without "
-                "it. Use 'auto', or early_stopping=False."
-            )
-        if self.penalty == "elasticnet" and self.l1_ratio is None:
-            raise ValueError("l1_ratio must be set when penalty='elasticnet': a number from 0 to 1.")
-        if self.learning_rate == "optimal" and self.alpha == 0:
-            raise ValueError(
-                "alpha must be > 0 with learning_rate='optimal': its step size is 1 / (alpha (t0 + t))."
-            )
-        if self.learning_rate in ("pa1", "pa2") and self.loss != self._passive_aggressive_loss:
-            raise ValueError(
-                f"learning_rate={self.learning_rate!r} is made for loss={self._passive_aggressive_loss!r}, "
-                f"not for loss={self.loss!r}."
-            )
 
     @property
     def _applies_alone(self) -> bool:
@@ -153,16 +124,13 @@ class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
         return chosen
 
     def _fit(
-        self, rows: Rows, coef_init: Any, intercept_init: Any, validation: Rows, checkpoint: Any, resume: Any
+        self,
+        rows: Rows,
+        past: Past | None,
+        validation: Rows,
+        checkpoint: Any = None,
+        resume: Any = False,
     ) -> None:
-        past = self._past() if self.warm_start and hasattr(self, "coef_") else None
-        if coef_init is not None or intercept_init is not None:
-            past = past or Past()
-            past = replace(
-                past,
-                coef=past.coef if coef_init is None else coef_init,
-                intercept=past.intercept if intercept_init is None else intercept_init,
-            )
         callbacks = EpochCallbacks(self, *rows) if hasattr(self, "_skl_callbacks") else None
         self._train(
             *rows, past=past, max_iter=self.max_iter, tol=self.tol,
@@ -292,7 +260,7 @@ class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
 
         X, y, sample_weight = rows
         if is_collection(X):
-            source = collection_source(X, y, sample_weight)
+            source = collection_source(X, y, sample_weight, flat=not self._rows_of_any_shape)
             prediction.check_features(self, X, reset)
             return source
         if not is_collection(y):
@@ -303,48 +271,38 @@ class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
             "dask_ml.preprocessing leave it on the cluster. If X belongs here, pass y.compute().",
             stacklevel=5,
         )
+        return collection_source(self._validated_rows(X, reset), y, sample_weight)
+
+    def _validated_rows(self, X: Any, reset: bool) -> Any:
         with named(X=X):
-            rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset)
-        return collection_source(rows, y, sample_weight)
+            return validate_data(
+                self,
+                X,
+                accept_sparse="csr",
+                dtype=self._row_dtypes,
+                allow_nd=self._rows_of_any_shape,
+                reset=reset,
+            )
 
     def _validated(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
         labels = is_classifier(self)
         with named(X=X, y=y, labels=labels):
             refuse_missing(np.asarray(y))  # scikit-learn does not name what it stumbles over
             X, y = validate_data(
-                self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], order="C", reset=reset,
-                y_numeric=not labels,
+                self, X, y, accept_sparse="csr", dtype=self._row_dtypes, order="C", reset=reset,
+                y_numeric=not labels, allow_nd=self._rows_of_any_shape,
             )  # fmt: skip
-            self._check_targets(y)
+            if labels:
+                check_labels(y)
         if sample_weight is not None:
             with named(sample_weight=sample_weight):
                 sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
         return X, y, sample_weight
 
-    def _check_targets(self, y: np.ndarray) -> None:
-        """Refuse targets of rows in memory that are finite but not of the right kind."""
-
-    def _past(self) -> Past:
-        classes = getattr(self, "classes_", None)
-        return Past(dense(self.coef_), self.intercept_, self._training, classes, self.history_)
-
     def _adopt(self, plan: Plan, result: FitResult, *, keep_history: bool, tol: float | None) -> None:
-        model = plan.model
-        assert model is not None
-        assert plan.moments is not None
-        assert plan.targets is not None
-        coef, self.intercept_ = model.coefficients(result.state)
-        self._training = Training(
-            model.unpack(result.state),
-            model.members,
-            coef,
-            self.intercept_,
-            result.clock,
-            plan.moments,
-            plan.targets,
-        )
-        for name, value in self._fitted(plan, coef).items():
+        for name, value in self._fitted(plan, result.state).items():
             setattr(self, name, value)
+        self._training = self._training_of(plan, result)
         self.n_iter_ = result.n_iter
         self.t_ = result.clock + 1.0
         if keep_history and plan.past is not None and plan.past.history is not None:
@@ -362,17 +320,23 @@ class DistributedSGDBase(CallbackSupport, CoefficientsMixin, SettingsMixin):
                 stacklevel=5,
             )
 
-    def _fitted(self, plan: Plan, coef: np.ndarray) -> dict[str, Any]:
-        """Return the attributes that differ from one kind of estimator to another."""
-        return {"coef_": coef}
+    def _fitted(self, plan: Plan, state: np.ndarray) -> dict[str, Any]:
+        """Return the attributes that a fit which ended with this state leaves."""
+        raise NotImplementedError
+
+    def _training_of(self, plan: Plan, result: FitResult) -> Any:
+        """Return where training stands, beyond those attributes."""
+        raise NotImplementedError
+
+    def _predictor(self) -> prediction.Predictor:
+        """Return what predicts."""
+        raise NotImplementedError
 
     def _predict(self, method: str, X: Any) -> Any:
         check_is_fitted(self)
         if is_collection(X):
             return prediction.on_collection(self, method, X)
-        with named(X=X):
-            rows = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
-        return prediction.Linear.of(self)(method, rows)
+        return self._predictor()(method, self._validated_rows(X, reset=False))
 
     def __sklearn_tags__(self) -> Any:
         """Sparse input is accepted; only one learner, or fixed shares in sync mode, repeat to the bit."""

@@ -26,7 +26,7 @@ class EpochCallbacks:
 
     Parameters
     ----------
-    estimator : DistributedSGDBase
+    estimator : DistributedBase
         With callbacks.
     X, y : array-like or Dask collection
         What it is fitted to; given to callbacks as they are.
@@ -76,7 +76,5 @@ class EpochCallbacks:
 
     def _fitted(self, plan: Plan, snapshot: Snapshot) -> dict[str, Any]:
         """Return the attributes that the estimator would have if the fit had stopped here."""
-        assert plan.model is not None
-        coef, intercept = plan.model.coefficients(snapshot.state)
-        fitted = {"intercept_": intercept, "n_iter_": snapshot.epoch + 1}
-        return {**self._estimator._fitted(plan, coef), **fitted, **self._shared}
+        fitted = self._estimator._fitted(plan, snapshot.state)
+        return {**fitted, "n_iter_": snapshot.epoch + 1, **self._shared}

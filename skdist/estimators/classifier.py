@@ -8,15 +8,16 @@ import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets
 
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
 from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
-from skdist.estimators.base import DistributedSGDBase
-from skdist.estimators.plan import ClassifierPlan, Past, Plan
+from skdist.estimators.labels import announced_classes
+from skdist.estimators.linear import DistributedSGDBase
+from skdist.estimators.linear_plan import LinearClassifierPlan
+from skdist.estimators.plan import Past, Plan
 from skdist.estimators.routing import is_collection
 from skdist.estimators.scoring import score_on_collections
 from skdist.models.losses import LOSSES
@@ -321,14 +322,8 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         skdist.exceptions.NoWorkersError
             Where the cluster has no worker within the time limit.
         """
-        self._fit(
-            (X, y, sample_weight),
-            coef_init,
-            intercept_init,
-            (X_val, y_val, sample_weight_val),
-            checkpoint,
-            resume,
-        )
+        past = self._start(coef_init, intercept_init)
+        self._fit((X, y, sample_weight), past, (X_val, y_val, sample_weight_val), checkpoint, resume)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -355,20 +350,7 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
             later, or lacks a label of y; and for bad input as in `fit`.
         """
         past = self._past() if hasattr(self, "coef_") else None
-        if past is None and classes is None:
-            raise ValueError("classes must be passed on the first call to partial_fit.")
-        if past is not None and classes is not None and set(np.unique(classes)) != set(self.classes_):
-            raise ValueError(
-                f"classes={np.unique(classes)[:5]!r} differs from that of the first call, "
-                f"{self.classes_[:5]!r}."
-            )
-        known = np.unique(np.asarray(self.classes_ if past is not None else classes))
-        if self.class_weight == "balanced":
-            raise ValueError(
-                "class_weight='balanced' needs all rows at once, but partial_fit sees some of them. Give the "
-                "weights by class: sklearn.utils.class_weight.compute_class_weight('balanced', classes=..., "
-                "y=...) of a large sample."
-            )
+        known = announced_classes(self, classes)
         self._train(X, y, sample_weight, past=past, max_iter=1, tol=None, going_on=True, classes=known)
         return self
 
@@ -378,15 +360,10 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
             raise ValueError(f"multi_class='multinomial' is for loss='log_loss', not for loss={self.loss!r}.")
 
     def _plan(self, past: Past | None, seed: int, going_on: bool, classes: np.ndarray | None) -> Plan:
-        return ClassifierPlan(self, past, seed, going_on, classes)
+        return LinearClassifierPlan(self, past, seed, going_on, classes)
 
-    def _check_targets(self, y: np.ndarray) -> None:
-        # Whether numbers are labels is seen when they are encoded.
-        if y.dtype.kind not in "buif":
-            check_classification_targets(y)
-
-    def _fitted(self, plan: Plan, coef: np.ndarray) -> dict[str, Any]:
-        return {**super()._fitted(plan, coef), "classes_": plan.classes}
+    def _fitted(self, plan: Plan, state: np.ndarray) -> dict[str, Any]:
+        return {**super()._fitted(plan, state), "classes_": plan.classes}
 
     def decision_function(self, X: Any) -> Any:
         """Return the signed distance to the boundary, times the norm of the coefficients.

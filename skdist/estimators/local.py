@@ -12,11 +12,10 @@ from skdist.checkpoint import Checkpoint
 from skdist.estimators.plan import Plan
 from skdist.fitting import FitResult, FitSettings
 from skdist.inline import train_inline
-from skdist.models.linear import LinearModel
-from skdist.models.partition import Partition, convert
+from skdist.models.model import Model
+from skdist.models.partition import Partition
 from skdist.models.validation import ALL_ROWS
 from skdist.observers import Observers
-from skdist.preparation import summarize
 from skdist.simulator import SimulatedCluster
 
 #: X, y and sample weights.
@@ -85,15 +84,16 @@ def _prepare(
     count: int,
     observers: Observers,
     validation: Rows | None,
-) -> tuple[LinearModel, list[Partition], np.ndarray, float]:
+) -> tuple[Model, list[Partition], np.ndarray, float]:
     """Return the model, rows in ``count`` partitions, the first state and its clock."""
-    whole = convert(*rows, plan.regression)
+    whole = plan.intake.convert(*rows)
     if settings.hold_out is not None:
         whole = settings.hold_out.split(whole, 0)
-    given = [ALL_ROWS.split(convert(*validation, plan.regression), 0)] if validation is not None else []
+    given = [ALL_ROWS.split(plan.intake.convert(*validation), 0)] if validation is not None else []
     n_rows = whole.X.shape[0]
     edges = np.linspace(0, n_rows, min(count, n_rows) + 1).astype(int)
     parts = [whole.part(a, b) for a, b in itertools.pairwise(edges)] if count > 1 else [whole]
-    model, state, clock = plan.build([summarize(part) for part in parts], [summarize(part) for part in given])
+    measure = plan.intake.summarize
+    model, state, clock = plan.build([measure(part) for part in parts], [measure(part) for part in given])
     observers.here(model, given or [whole.globally(plan.classes)], plan.classes)
     return model, [model.accept(part, plan.classes) for part in parts], state, clock

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,6 +12,26 @@ from sklearn.utils.validation import validate_data
 
 from skdist.models.partition import convert_rows, frame_to_numpy
 from skdist.models.validation import decide
+
+
+class Predictor(Protocol):
+    """What predicts: small enough to be sent to the workers."""
+
+    def width(self, method: str) -> int:
+        """Return the columns of the result, 0 where it has one dimension."""
+        ...
+
+    def dtype(self, method: str) -> np.dtype:
+        """Return the dtype of the result."""
+        ...
+
+    def convert(self, X: Any) -> Any:
+        """Return rows as they are predicted from, of any kind of block."""
+        ...
+
+    def __call__(self, method: str, X: Any) -> np.ndarray:
+        """Return what ``method`` says of rows."""
+        ...
 
 
 class Linear(NamedTuple):
@@ -62,6 +81,10 @@ class Linear(NamedTuple):
             return self.classes.dtype
         return np.result_type(self.coef.dtype, np.float32)
 
+    def convert(self, X: Any) -> Any:
+        """Return rows as float32 or float64."""
+        return convert_rows(X)
+
     def __call__(self, method: str, X: Any) -> np.ndarray:
         """Return what ``method`` says of rows.
 
@@ -96,13 +119,13 @@ def _probabilities(scores: np.ndarray, link: str) -> np.ndarray:
     return np.asarray(shares / np.where(total == 0, scores.shape[1], total))
 
 
-def on_block(block: Any, method: str, linear: Linear) -> np.ndarray:
+def on_block(block: Any, method: str, predictor: Predictor) -> np.ndarray:
     """Return what ``method`` says of a block of a collection."""
-    rows = convert_rows(block)
+    rows = predictor.convert(block)
     values = rows.data if hasattr(rows, "indptr") else rows
     if not np.isfinite(values).all():
         raise ValueError("X contains NaN or infinity.")
-    return linear(method, rows)
+    return predictor(method, rows)
 
 
 def on_collection(estimator: Any, method: str, X: Any) -> Any:
@@ -110,8 +133,8 @@ def on_collection(estimator: Any, method: str, X: Any) -> Any:
     import dask.array as da
 
     check_features(estimator, X, reset=False)
-    linear = Linear.of(estimator)
-    width, dtype = linear.width(method), linear.dtype(method)
+    predictor = estimator._predictor()
+    width, dtype = predictor.width(method), predictor.dtype(method)
     meta = np.empty((0, 0) if width else (0,), dtype=dtype)
     if hasattr(X, "columns"):
         import dask
@@ -121,27 +144,29 @@ def on_collection(estimator: Any, method: str, X: Any) -> Any:
         work = dask.delayed(on_block, pure=True)
         shape = (np.nan, width) if width else (np.nan,)
         return da.concatenate(
-            [da.from_delayed(work(block, method, linear), shape, meta=meta) for block in blocks]
+            [da.from_delayed(work(block, method, predictor), shape, meta=meta) for block in blocks]
         )
-    if len(X.chunks[1]) > 1:
-        X = X.rechunk({1: -1})
+    if any(len(sizes) > 1 for sizes in X.chunks[1:]):
+        X = X.rechunk(dict.fromkeys(range(1, X.ndim), -1))
     # Not map_blocks, which would copy each block to join it with its neighbours of the dropped axis.
     return da.blockwise(
         on_first_block,
-        "ik" if width else "i",
+        (0, X.ndim) if width else (0,),
         X,
-        "ij",
-        new_axes={"k": width} if width else {},
+        tuple(range(X.ndim)),
+        new_axes={X.ndim: width} if width else {},
         concatenate=False,
         meta=meta,
         method=method,
-        linear=linear,
+        predictor=predictor,
     )
 
 
-def on_first_block(blocks: Sequence[Any], method: str, linear: Linear) -> np.ndarray:
-    """Return `on_block` of the only block of columns."""
-    return on_block(blocks[0], method, linear)
+def on_first_block(blocks: Any, method: str, predictor: Predictor) -> np.ndarray:
+    """Return `on_block` of the only block of columns, in a list for each dimension that rows have."""
+    while isinstance(blocks, list):
+        blocks = blocks[0]
+    return on_block(blocks, method, predictor)
 
 
 def check_features(estimator: Any, X: Any, reset: bool) -> None:
@@ -152,8 +177,8 @@ def check_features(estimator: Any, X: Any, reset: bool) -> None:
     ValueError
         Where X is no table, or the number or the names of the features differ.
     """
-    if X.ndim != 2:
+    if X.ndim < 2 or (X.ndim > 2 and not estimator._rows_of_any_shape):
         raise ValueError(f"X must have two dimensions, it has {X.ndim}. Reshape it to (n_rows, n_features).")
     # An empty table of the same columns.
-    columns = X._meta if hasattr(X, "columns") else np.empty((0, int(X.shape[1])))
+    columns = X._meta if hasattr(X, "columns") else np.empty((0, *map(int, X.shape[1:])))
     validate_data(estimator, columns, skip_check_array=True, reset=reset)

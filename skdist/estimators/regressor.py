@@ -13,8 +13,9 @@ from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
 from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
-from skdist.estimators.base import DistributedSGDBase
-from skdist.estimators.plan import Past, Plan, RegressorPlan
+from skdist.estimators.linear import DistributedSGDBase
+from skdist.estimators.linear_plan import LinearRegressorPlan
+from skdist.estimators.plan import Past, Plan
 from skdist.estimators.routing import is_collection
 from skdist.estimators.scoring import score_on_collections
 from skdist.models.losses import LOSSES
@@ -289,14 +290,8 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
         skdist.exceptions.NoWorkersError
             Where the cluster has no worker within the time limit.
         """
-        self._fit(
-            (X, y, sample_weight),
-            coef_init,
-            intercept_init,
-            (X_val, y_val, sample_weight_val),
-            checkpoint,
-            resume,
-        )
+        past = self._start(coef_init, intercept_init)
+        self._fit((X, y, sample_weight), past, (X_val, y_val, sample_weight_val), checkpoint, resume)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -365,7 +360,8 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
         return Past(np.atleast_2d(past.coef), past.intercept, past.training, None, past.history)
 
     def _plan(self, past: Past | None, seed: int, going_on: bool, classes: np.ndarray | None) -> Plan:
-        return RegressorPlan(self, past, seed, going_on)
+        return LinearRegressorPlan(self, past, seed, going_on)
 
-    def _fitted(self, plan: Plan, coef: np.ndarray) -> dict[str, Any]:
-        return {"coef_": coef.ravel()}
+    def _fitted(self, plan: Plan, state: np.ndarray) -> dict[str, Any]:
+        fitted = super()._fitted(plan, state)
+        return {**fitted, "coef_": fitted["coef_"].ravel()}

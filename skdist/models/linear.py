@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
+from sklearn.utils.extmath import safe_sparse_dot
 
 from skdist.control.schedules import Schedule
 from skdist.exceptions import DivergedError
@@ -19,7 +21,7 @@ from skdist.models.loss_kernels import fill_gradients, gradient_filler
 from skdist.models.losses import LOSSES, NO_CLASS
 from skdist.models.moments import Moments
 from skdist.models.noise import GradientNoise
-from skdist.models.partition import Partition, row_order, rows_per_page
+from skdist.models.partition import Partition, epoch_order
 
 #: The average of adaptive schedules weighs the iterate after t steps by about this power of t.
 AVERAGE_POWER = 8.0
@@ -209,11 +211,20 @@ class LinearModel:
 
     def order(self, partition: Partition, number: int, epoch: int) -> np.ndarray:
         """Return the order in which ``epoch`` reads the rows of partition ``number``."""
-        training = partition.training
-        if not self.shuffle:
-            return np.arange(partition.n_rows, dtype=np.int32) if training is None else training
-        order = row_order(partition.n_rows, rows_per_page(partition.X), (self.seed, epoch, number))
-        return order if training is None else training[order]
+        return epoch_order(partition, (self.seed, epoch, number) if self.shuffle else None)
+
+    def trainer(self, name: str) -> LinearModel:
+        """Return what makes the steps of a learner: they need nothing that lasts."""
+        return self
+
+    def predictor(self, state: np.ndarray) -> Callable[[Any], np.ndarray]:
+        """Return what turns rows into raw predictions of shape (n_rows, n_problems), float64."""
+        coef, intercept = self.coefficients(state)
+
+        def predict(X: Any) -> np.ndarray:
+            return np.asarray(safe_sparse_dot(X, coef.T, dense_output=True) + intercept, dtype=np.float64)
+
+        return predict
 
     def loss_sum(self, z: np.ndarray, partition: Partition) -> float:
         """Return the weighted sum of the losses of raw predictions, as `train` does; overwrites ``z``.

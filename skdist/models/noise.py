@@ -41,17 +41,21 @@ class GradientNoise:
     --------
     >>> noise = GradientNoise((1, 2))
     >>> for gradient in np.array([[[3.0, 0.0]], [[1.0, 0.0]]]):
-    ...     noise.steps += 1
-    ...     noise.sums += gradient
-    ...     noise.squares += np.vdot(gradient, gradient)
+    ...     noise.add(gradient)
     >>> noise.volatility
     1.0
     """
 
-    def __init__(self, shape: tuple[int, int]) -> None:
+    def __init__(self, shape: tuple[int, ...]) -> None:
         self.steps = 0
         self.sums = np.zeros(shape)
         self.squares = np.zeros(1)
+
+    def add(self, gradient: np.ndarray) -> None:
+        """Take in the gradient of a step."""
+        self.steps += 1
+        self.sums += gradient
+        self.squares += np.vdot(gradient, gradient)
 
     @property
     def volatility(self) -> float:

@@ -133,6 +133,23 @@ def convert(X: Any, y: Any, sample_weight: Any = None, regression: bool = False)
         Where lengths differ or values are no numbers.
     """
     data = convert_rows(X)
+    return assemble(X, data, y, sample_weight, regression, data.dtype)
+
+
+def assemble(X: Any, data: Any, y: Any, sample_weight: Any, regression: bool, dtype: np.dtype) -> Partition:
+    """Return a partition of rows that are converted already.
+
+    Parameters
+    ----------
+    X : array-like, DataFrame or sparse of shape (n_rows, ...)
+        What they were.
+    data : ndarray or csr_array of shape (n_rows, ...)
+        What they are now.
+    y, sample_weight, regression
+        As in `convert`, which raises the same errors.
+    dtype : dtype
+        Of the weights, and of targets that are numbers.
+    """
     labels = np.asarray(y)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels.ravel()
@@ -141,13 +158,13 @@ def convert(X: Any, y: Any, sample_weight: Any = None, regression: bool = False)
     if data.shape[0] != len(labels):
         raise ValueError(f"X and y have different lengths: {data.shape[0]} rows of X, {len(labels)} of y.")
     if regression:
-        present, targets = None, as_numbers(labels, data.dtype)
+        present, targets = None, as_numbers(labels, dtype)
     else:
         present, targets = encode(labels)
     if sample_weight is None:
-        weights = np.ones(len(labels), dtype=data.dtype)
+        weights = np.ones(len(labels), dtype=dtype)
     else:
-        weights = as_floats("sample_weight", np.asarray(sample_weight).ravel(), data.dtype)
+        weights = as_floats("sample_weight", np.asarray(sample_weight).ravel(), dtype)
         if len(weights) != len(labels):
             raise ValueError(f"sample_weight has {len(weights)} values for {len(labels)} rows of X.")
     copied = not (data is X or (isinstance(X, np.ndarray) and np.shares_memory(data, X)))
@@ -304,6 +321,23 @@ def rows_per_page(X: Any) -> int:
     if size <= CACHE_BYTES:
         return 1
     return int(min(max(PAGE_BYTES * X.shape[0] // size, 1), MOST_ROWS_PER_PAGE))
+
+
+def epoch_order(partition: Partition, entropy: tuple[int, ...] | None) -> np.ndarray:
+    """Return the rows of a partition that are trained on in the order of an epoch, int32.
+
+    Parameters
+    ----------
+    partition : Partition
+        The rows.
+    entropy : tuple of int or None
+        As in `row_order`; None leaves them in their order.
+    """
+    training = partition.training
+    if entropy is None:
+        return np.arange(partition.n_rows, dtype=np.int32) if training is None else training
+    order = row_order(partition.n_rows, rows_per_page(partition.X), entropy)
+    return order if training is None else training[order]
 
 
 def row_order(n_rows: int, page: int, entropy: tuple[int, ...]) -> np.ndarray:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.utils.extmath import safe_sparse_dot
 
 from skdist.models.partition import Partition
 from skdist.models.targets import Numbers, combine_numbers, measure_numbers
@@ -197,7 +196,7 @@ def score_sums(model: Any, state: np.ndarray, partition: Partition, classes: np.
 
     Parameters
     ----------
-    model : LinearModel
+    model : Model
         The model.
     state : ndarray
         Its state.
@@ -206,13 +205,13 @@ def score_sums(model: Any, state: np.ndarray, partition: Partition, classes: np.
     classes : ndarray of shape (n_classes,) or None
         Labels of the model.
     """
-    coef, intercept = model.coefficients(state)
+    predict = model.predictor(state)
     partition = partition.globally(classes)
     held_out = partition.held_out
     parts = [ScoreSums()]
     for start in range(0, len(held_out), BLOCK_ROWS):
         rows = partition.take(held_out[start : start + BLOCK_ROWS])
-        z = np.asarray(safe_sparse_dot(rows.X, coef.T, dense_output=True) + intercept, dtype=np.float64)
+        z = predict(rows.X)
         rows = replace(rows, weights=rows.weights.astype(np.float64))
         numbers = None
         if classes is None:

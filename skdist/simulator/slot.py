@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from skdist.control.windows import LatencyWindow
 from skdist.fitting import FitSettings, build_learner
 from skdist.messages import Answer, Link, Visit
+from skdist.models.model import Trainer
 
 if TYPE_CHECKING:
     from skdist.simulator.cluster import SimulatedCluster
@@ -26,9 +27,20 @@ class TimedModel:
         self.batch_size, self.schedule = model.batch_size, model.schedule
         self.order, self.steps, self.new_noise = model.order, model.steps, model.new_noise
 
+    def trainer(self, name: str) -> TimedTrainer:
+        """Return what makes the steps of the slot's learner."""
+        return TimedTrainer(self._model.trainer(name), self._slot)
+
+
+class TimedTrainer:
+    """A trainer that takes virtual time on a slot."""
+
+    def __init__(self, trainer: Trainer, slot: Slot) -> None:
+        self._trainer, self._slot = trainer, slot
+
     def train(self, *args: Any) -> float:
         """Train for real, and let the slot's clock tell what it would have taken."""
-        loss = self._model.train(*args)
+        loss = self._trainer.train(*args)
         start, stop = args[3], args[4]
         self._slot.now += (stop - start) * self._slot.seconds(self._slot.per_row)
         return float(loss)

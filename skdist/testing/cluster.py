@@ -9,7 +9,7 @@ from typing import Any
 
 from distributed import Client
 
-from skdist.models.linear import LinearModel
+from skdist.learner import Rows
 
 
 def delay_heartbeats(client: Client, worker: str, seconds: float) -> None:
@@ -80,16 +80,16 @@ def slow_down(client: Client, worker: str, factor: float) -> None:
 
 
 def _slow_down(factor: float) -> None:
-    plain = getattr(LinearModel.train, "__wrapped__", LinearModel.train)
+    plain = getattr(Rows.train, "__wrapped__", Rows.train)
 
     @wraps(plain)
-    def slow_train(*args: Any, **kwargs: Any) -> float:
+    def slow_train(*args: Any, **kwargs: Any) -> tuple[float, int]:
         began = time.perf_counter()
-        loss: float = plain(*args, **kwargs)
+        made: tuple[float, int] = plain(*args, **kwargs)
         time.sleep((factor - 1) * (time.perf_counter() - began))
-        return loss
+        return made
 
-    LinearModel.train = slow_train if factor > 1 else plain  # type: ignore[method-assign]
+    Rows.train = slow_train if factor > 1 else plain  # type: ignore[method-assign]
 
 
 def on_servers(client: Client, method: str) -> list[Any]:

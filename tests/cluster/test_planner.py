@@ -18,7 +18,7 @@ from skdist.cluster.fit import ClusterFit
 from skdist.cluster.plugin import LearnerPlugin
 from skdist.cluster.source import collection_source
 from skdist.control import pressure
-from skdist.estimators.plan import ClassifierPlan
+from skdist.estimators.linear_plan import LinearClassifierPlan
 from tests.cluster.conftest import assert_clean, wait_for
 from tests.fakes import fit_settings
 
@@ -177,7 +177,9 @@ def test_a_fit_that_is_cancelled_while_visits_wait_leaves_nothing(in_process, la
     client = in_process(1)
     source = collection_source(*lazy, None)
     settings = fit_settings(max_iter=100, planner=PressurePlanner())
-    fit = ClusterFit(client, source, ClassifierPlan(make(), None, 0, going_on=False, classes=None), settings)
+    fit = ClusterFit(
+        client, source, LinearClassifierPlan(make(), None, 0, going_on=False, classes=None), settings
+    )
     running = asyncio.run_coroutine_threadsafe(fit.run(), client.loop.asyncio_loop)
     slots = []
 

@@ -1,0 +1,149 @@
+"""DistributedMLPClassifier and DistributedMLPRegressor."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sklearn.utils._param_validation import StrOptions
+
+from skdist.estimators.perceptrons import DistributedMLPBase
+from skdist.estimators.torch_methods import ClassifierMethods, RegressorMethods
+
+
+class DistributedMLPClassifier(ClassifierMethods, DistributedMLPBase):
+    """A multilayer perceptron trained on a Dask cluster, or in this process.
+
+    A drop-in for `sklearn.neural_network.MLPClassifier`: the same architecture, initialisation, loss and
+    solvers, in float32, on the engine of `DistributedSGDClassifier`.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int, default=(100,)
+        Units of each hidden layer.
+    activation : {'identity', 'logistic', 'tanh', 'relu'}, default='relu'
+        Of the hidden layers.
+    solver : {'sgd', 'adam'}, default='adam'
+        Of each learner, which keeps momentum and second moments from visit to visit. ``'lbfgs'``, which needs
+        all rows for a step, there is not.
+    alpha : float, default=0.0001
+        Strength of the l2 penalty on the weights, divided by the rows of a mini-batch as in scikit-learn.
+    batch_size : 'auto' or int, default='auto'
+        Rows of a mini-batch step; ``'auto'`` is ``min(200, n_samples)``.
+    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
+        For ``solver='sgd'``: ``learning_rate_init``; ``learning_rate_init / (1 + t)^power_t`` with t counting
+        steps; divided by 5 whenever training settles.
+    learning_rate_init : float, default=0.001
+        The first step size.
+    power_t : float, default=0.5
+        Exponent of 'invscaling'.
+    max_iter : int, default=200
+        Passes over the data at most.
+    shuffle : bool, default=True
+        Whether to visit partitions and rows in another order in each pass.
+    random_state : int, RandomState or None, default=None
+        Seed of the initial weights and of the order of the rows.
+    tol : float or None, default=1e-4
+        Training ends when the mean loss of a pass, without the penalty, did not get below ``best - tol`` for
+        ``n_iter_no_change`` passes; None makes all passes.
+    verbose : int, default=0
+        1 prints progress.
+    warm_start : bool, default=False
+        Whether `fit` starts from the present weights.
+    momentum : float, default=0.9
+        For ``solver='sgd'``, in [0, 1].
+    nesterovs_momentum : bool, default=True
+        Whether it is Nesterov's.
+    early_stopping : bool, default=False
+        Whether training stops by the accuracy on validation rows; the weights with the best one are kept.
+    validation_fraction : float, default=0.1
+        Share of the rows that early stopping holds out.
+    beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
+        For ``solver='adam'``.
+    n_iter_no_change : int, default=10
+        Passes without improvement before training ends.
+    class_weight : dict, 'balanced' or None, default=None
+        Factors of the sample weights by label.
+    device : str, default='auto'
+        Of torch; ``'auto'`` is a GPU where a worker has one.
+    n_jobs, mode, max_staleness, round_size, rate_adapter, batch_sizer, planner, aggregator, collect, \
+            server_momentum, client
+        As in `DistributedSGDClassifier`.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Labels.
+    coefs_, intercepts_ : list of ndarray
+        Weights of shape (n_inputs, n_units) and biases of each layer.
+    module_ : nn.Sequential
+        The same, as a module of torch.
+    n_layers_, n_outputs_, out_activation_
+        As in scikit-learn.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where X has string names.
+    n_iter_ : int
+        Passes made.
+    t_ : float
+        Mini-batch steps made plus 1.
+    loss_, best_loss_, loss_curve_
+        Mean training losses of the passes, without the penalty.
+    history_ : History
+        What happened.
+    validation_scores_, best_validation_score_
+        As in `DistributedSGDClassifier`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skdist import DistributedMLPClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = DistributedMLPClassifier((16,), learning_rate_init=0.01, random_state=0).fit(X, y)
+    >>> clf.score(X, y) > 0.9
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **DistributedMLPBase._parameter_constraints,
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+    }
+
+
+class DistributedMLPRegressor(RegressorMethods, DistributedMLPBase):
+    """A multilayer perceptron for regression, trained on a Dask cluster or in this process.
+
+    A drop-in for `sklearn.neural_network.MLPRegressor`, for one target.
+
+    Parameters
+    ----------
+    hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, \
+            max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, \
+            early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, device, n_jobs, \
+            mode, max_staleness, round_size, rate_adapter, batch_sizer, planner, aggregator, collect, \
+            server_momentum, client
+        As in `DistributedMLPClassifier`; scores are R^2.
+    class_weight : None
+        There are no classes.
+
+    Attributes
+    ----------
+    coefs_, intercepts_, module_, n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_, \
+            n_iter_, t_, loss_, best_loss_, loss_curve_, history_, validation_scores_, best_validation_score_
+        As in `DistributedMLPClassifier`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skdist import DistributedMLPRegressor
+    >>> X = np.random.default_rng(0).uniform(-1, 1, (500, 1))
+    >>> y = np.sin(3 * X[:, 0])
+    >>> reg = DistributedMLPRegressor((32,), learning_rate_init=0.01, random_state=0).fit(X, y)
+    >>> reg.score(X, y) > 0.95
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **DistributedMLPBase._parameter_constraints,
+        "class_weight": [None],
+    }

@@ -1,0 +1,1 @@
+"""Modules of torch as models: flat parameters, trainers, and multilayer perceptrons."""

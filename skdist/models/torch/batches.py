@@ -1,0 +1,101 @@
+"""Mini-batches of a partition, converted where they are trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from skdist.models.partition import Partition
+
+#: Rows are gathered for several steps at once, up to this size.
+GATHERED_BYTES = 1 << 20
+
+Transform = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How rows become the input of a module.
+
+    Attributes
+    ----------
+    device : torch.device
+        Where to.
+    dtype : torch.dtype or None
+        Theirs on the device; None leaves what they have.
+    transform : callable or None
+        Applied to each mini-batch on the device.
+    """
+
+    device: torch.device
+    dtype: torch.dtype | None = torch.float32
+    transform: Transform | None = None
+
+    def __call__(self, rows: np.ndarray) -> torch.Tensor:
+        """Return rows as the module is given them."""
+        batch = torch.from_numpy(rows)
+        if self.device.type == "cuda":  # narrow on its way, and without waiting for it
+            batch = batch.pin_memory().to(self.device, non_blocking=True)
+        if self.dtype is not None:
+            batch = batch.to(self.dtype)
+        return batch if self.transform is None else self.transform(batch)
+
+
+class Batches:
+    """Gathers the rows of steps.
+
+    Parameters
+    ----------
+    batch_size : int
+        Rows of a step.
+    class_weights : ndarray of shape (n_classes,) or (0,)
+        Factors of the sample weights by class; none where empty.
+    """
+
+    def __init__(self, batch_size: int, class_weights: np.ndarray) -> None:
+        self._batch_size, self._class_weights = batch_size, class_weights.astype(np.float32)
+        self._buffer = np.empty((0, 0))
+
+    def over(
+        self, partition: Partition, order: np.ndarray, start: int, stop: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Give rows, targets and weights of the steps over ``order[start:stop]``.
+
+        The rows are in memory that is used again for later steps.
+        """
+        batch = self._batch_size
+        row_bytes = max(partition.nbytes // max(partition.X.shape[0], 1), 1)
+        gathered = max(GATHERED_BYTES // (row_bytes * batch), 1) * batch
+        for first in range(start, stop, gathered):
+            chosen = order[first : min(first + gathered, stop)]
+            rows, targets = self._rows(partition.X, chosen, gathered), partition.targets[chosen]
+            weights = weighted(partition.weights[chosen], targets, self._class_weights)
+            for a in range(0, len(chosen), batch):
+                yield rows[a : a + batch], targets[a : a + batch], weights[a : a + batch]
+
+    def _rows(self, X: Any, chosen: np.ndarray, most: int) -> np.ndarray:
+        if sp.issparse(X):
+            return rows_at(X, chosen)
+        # Dask's workers give freed memory back at once, and to get pages anew takes longer than to fill them.
+        if (self._buffer.shape[1:], self._buffer.dtype) != (X.shape[1:], X.dtype) or len(self._buffer) < most:
+            self._buffer = np.empty((most, *X.shape[1:]), dtype=X.dtype)
+        rows = self._buffer[: len(chosen)]
+        np.take(X, chosen, axis=0, out=rows, mode="clip")  # another mode would take a copy
+        return rows
+
+
+def rows_at(X: Any, chosen: np.ndarray) -> np.ndarray:
+    """Return some rows of dense or CSR data as a dense array of its own."""
+    if sp.issparse(X):
+        return np.asarray(X[chosen].toarray())
+    return np.asarray(X.take(chosen, axis=0))
+
+
+def weighted(weights: np.ndarray, targets: np.ndarray, class_weights: np.ndarray) -> np.ndarray:
+    """Return sample weights times the factors of the classes of their rows, if there are any."""
+    return weights * class_weights[targets] if len(class_weights) else weights

@@ -1,0 +1,152 @@
+"""The steps of a learner on a module, by torch's autograd and optimizers."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import zlib
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from skdist.exceptions import DivergedError
+from skdist.models.noise import GradientNoise
+from skdist.models.partition import Partition
+from skdist.models.torch.batches import Batches
+from skdist.models.torch.flat import FlatModule
+
+if TYPE_CHECKING:
+    from skdist.models.torch.model import TorchModel
+
+#: Optimizers that treat each number alone: one flat parameter is the same to them as many, and faster.
+ELEMENTWISE = {
+    torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam,
+    torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.Adamax, torch.optim.RMSprop, torch.optim.Rprop,
+}  # fmt: skip
+
+DIVERGED = (
+    "Training diverged: the loss is not finite although the data is. Lower the step size, scale the "
+    "features, or clip the gradients."
+)
+
+
+class TorchTrainer:
+    """Trains a copy of a module that belongs to one learner, with an optimizer of its own.
+
+    The parameters come and go with the rounds; the optimizer's state (momentum, second moments) and the
+    random numbers of dropout stay. An exchange replaces the parameters under the optimizer, as the inner
+    optimizer of Douillard et al. (2023, arXiv:2311.08105).
+
+    Parameters
+    ----------
+    model : TorchModel
+        What is trained.
+    name : str
+        Of the learner; part of the seed.
+    """
+
+    def __init__(self, model: TorchModel, name: str) -> None:
+        self.model = model
+        self.device = model.place(name)
+        self.flat = FlatModule(model.module, self.device)
+        self.flat.module.train()
+        self._criterion = model.criterion.make()
+        self._inputs = model.inputs(self.device)
+        self._batches = Batches(model.batch_size, model.class_weights)
+        elementwise = model.optimizer in ELEMENTWISE
+        self._whole = nn.Parameter(self.flat.values) if elementwise else None
+        self._optimizer = _optimizer(model, self.flat.parameters if self._whole is None else [self._whole])
+        self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
+        self._decays: torch.Tensor | None = None
+        if model.l2:
+            decays = torch.from_numpy(self.flat.decays(model.l2 / model.batch_size))
+            self._decays = torch.repeat_interleave(decays, torch.tensor(self.flat.sizes)).to(self.device)
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{model.seed}/{name}".encode()))
+        self._random = generator.get_state()
+
+    def train(
+        self,
+        state: np.ndarray,
+        partition: Partition,
+        order: np.ndarray,
+        start: int,
+        stop: int,
+        t: float,
+        noise: GradientNoise | None = None,
+        rate: float = 1.0,
+    ) -> float:
+        """Train in place on ``order[start:stop]`` after ``t`` steps; return the sum of the losses.
+
+        Parameters
+        ----------
+        state : ndarray of shape (n_members, n_parameters), float32
+            Changed in place.
+        partition, order, start, stop, t, noise, rate
+            As in `skdist.models.linear.LinearModel.train`.
+
+        Raises
+        ------
+        DivergedError
+            Where the loss is not finite any more.
+        """
+        self.flat.bind(state)
+        if self._whole is not None:
+            self._whole.data, self._whole.grad = self.flat.values, self.flat.gradients
+        total = torch.zeros((), device=self.device)
+        outside, here = torch.get_rng_state(), self._random
+        torch.set_rng_state(here)
+        try:
+            with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+                for rows, targets, weights in self._batches.over(partition, order, start, stop):
+                    total += self._step(rows, targets, weights, t, noise, rate)
+                    t += 1
+        finally:
+            self._random = torch.get_rng_state()
+            torch.set_rng_state(outside)
+        self.flat.release()
+        loss = float(total)
+        if not math.isfinite(loss):
+            raise DivergedError(DIVERGED)
+        return loss
+
+    def _step(
+        self,
+        rows: np.ndarray,
+        targets: np.ndarray,
+        weights: np.ndarray,
+        t: float,
+        noise: GradientNoise | None,
+        rate: float,
+    ) -> torch.Tensor:
+        """Make a step; return the sum of the losses before it."""
+        model, gradients = self.model, self.flat.gradients
+        gradients.zero_()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=model.autocast):
+            outputs = self.flat.module(self._inputs(rows))
+        labels = model.criterion.targets(targets).to(self.device)
+        losses = model.criterion.rows(self._criterion, outputs.float(), labels)
+        loss = losses @ torch.from_numpy(weights).to(self.device)
+        # Short mini-batches count by their share, and every row alike.
+        (loss / model.batch_size).backward()  # type: ignore[no-untyped-call]
+        if noise is not None:
+            noise.add(gradients.cpu().numpy())
+        if self._decays is not None:
+            gradients.addcmul_(self.flat.values, self._decays)
+        if model.clip_norm is not None:
+            gradients.mul_(torch.clamp(model.clip_norm / (gradients.norm() + 1e-12), max=1.0))
+        factor = rate / model.schedule.decay(t)
+        for group, initial in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = initial * factor
+        self._optimizer.step()
+        return loss.detach()
+
+
+def _optimizer(model: TorchModel, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    params: dict[str, Any] = dict(model.optimizer_params)
+    fuses = {"fused", "foreach"} <= set(inspect.signature(model.optimizer).parameters)
+    if fuses and not {"fused", "foreach"} & set(params):
+        params["fused"] = True
+    return model.optimizer(parameters, **params)

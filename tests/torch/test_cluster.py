@@ -1,0 +1,102 @@
+"""Modules on a cluster of two processes."""
+
+from __future__ import annotations
+
+import pickle
+
+import dask.array as da
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from distributed import wait
+
+from skdist import DistributedMLPClassifier, DistributedTorchClassifier, DistributedTorchRegressor
+from skdist.exceptions import DivergedError
+from skdist.testing import slow_down
+from tests.cluster.conftest import client, cluster  # noqa: F401
+from tests.torch.modules import Images, Net, scaled
+from tests.torch.test_estimators import images, net, perceptron, rows  # noqa: F401
+
+
+@pytest.fixture
+def blocks(client, rows):  # noqa: F811
+    X, y = da.from_array(rows[0], chunks=(100, -1)).persist(), da.from_array(rows[1], chunks=100).persist()
+    wait([X, y])
+    return X, y
+
+
+@pytest.mark.parametrize("make", [net, perceptron])
+@pytest.mark.parametrize("mode", ["async", "ssp", "sync"])
+def test_modules_learn(client, blocks, rows, make, mode):  # noqa: F811
+    clf = make(mode=mode, max_iter=20, early_stopping=mode == "sync", client=client).fit(*blocks)
+    assert clf.score(*blocks) == pytest.approx(clf.score(*rows))
+    assert clf.score(*rows) > 0.9
+    assert len({record.worker for record in clf.history_.rounds}) == 2
+    lazy = clf.predict_proba(blocks[0])
+    assert lazy.shape == (800, 3)
+    np.testing.assert_allclose(lazy.compute(), clf.predict_proba(rows[0]), atol=1e-6)
+    assert pickle.loads(pickle.dumps(clf)).client is None
+
+
+def test_images_stay_bytes_on_the_workers(client, images):  # noqa: F811
+    X, y = images
+    dX, dy = da.from_array(X, chunks=(50, -1, -1, -1)), da.from_array(y, chunks=50)
+    clf = net(Images, transform=scaled, max_iter=40, client=client).fit(dX, dy)
+    assert clf.score(dX, dy) > 0.9
+    assert clf.predict(dX).compute().shape == (300,)
+    np.testing.assert_array_equal(clf.predict(dX), clf.predict(X))
+    np.testing.assert_array_equal(clf.predict(dX.rechunk((60, 1, 3, 6))), clf.predict(X))
+    with pytest.raises(ValueError, match=r"rechunk\(\{2: -1\}\)"):
+        clf.fit(dX.rechunk({2: 3}), dy)
+
+
+def test_frames_and_regressions(client, rows):  # noqa: F811
+    X = rows[0]
+    frame = dd.from_pandas(pd.DataFrame(X, columns=list("wxyz")), npartitions=4)
+    target = (frame.w - frame.z).rename("target")
+    reg = DistributedTorchRegressor(
+        torch.nn.Linear(4, 1), optimizer__lr=0.05, max_iter=20, random_state=0, client=client
+    ).fit(frame, target)
+    assert reg.score(frame, target) > 0.99
+    assert reg.feature_names_in_.tolist() == list("wxyz")
+
+
+def test_rounds_that_do_not_depend_on_who_is_fast_repeat_to_the_bit(client, blocks):  # noqa: F811
+    fixed = {"mode": "sync", "round_size": 64, "batch_sizer": None, "client": client}
+    fits = [net(**fixed).fit(*blocks) for _ in range(2)]
+    for first, second in zip(*(clf.module_.parameters() for clf in fits), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_every_row_counts_once_per_pass_beside_a_slow_worker(client, blocks):  # noqa: F811
+    slow = next(iter(client.scheduler_info()["workers"]))
+    slow_down(client, slow, 5)
+    try:
+        clf = perceptron(client=client, max_iter=5).fit(*blocks)
+    finally:
+        slow_down(client, slow, 1)
+    assert [epoch.rows for epoch in clf.history_.epochs] == [800] * 5
+
+
+def test_errors_of_workers_arrive(client, blocks):  # noqa: F811
+    with pytest.raises(DivergedError, match="Lower the step size"):
+        net(optimizer="sgd", optimizer__lr=1e38, client=client).fit(*blocks)
+    X = blocks[0].map_blocks(lambda block: block * np.float32(np.nan))
+    with pytest.raises(ValueError, match=r"Partition 0: X contains NaN"):
+        net(client=client).fit(X, blocks[1])
+
+
+def test_modules_of_the_session_travel(client, blocks):  # noqa: F811
+    class Local(Net):
+        """Not to be found by import."""
+
+    clf = DistributedTorchClassifier(Local, max_iter=2, client=client).fit(*blocks)
+    assert type(clf.to_torch()).__name__ == "Local"
+
+
+def test_perceptrons_of_rows_in_memory(client, rows):  # noqa: F811
+    clf = DistributedMLPClassifier(max_iter=3, client=client, tol=None, random_state=0).fit(*rows)
+    assert clf.n_iter_ == 3
+    assert clf.predict(rows[0]).shape == (800,)
