@@ -139,7 +139,7 @@ def test_the_next_partition_loads_while_the_only_thread_trains(in_process, lazy,
     def next_one_loads(order):
         """Hold the visit until the partition of the next one is asked for."""
         trained.append(order.number)
-        expected = min(6 + len(trained) + 1, 18)  # six were measured
+        expected = min(partitions.LEAST_SAMPLE + len(trained) + 1, partitions.LEAST_SAMPLE + 12)
         wait_for(lambda: len(LOADS) >= expected, 20, f"the load after visit {order.number}")
 
     watch = Watch(monkeypatch, next_one_loads)
@@ -149,7 +149,7 @@ def test_the_next_partition_loads_while_the_only_thread_trains(in_process, lazy,
     assert clf.history_.to_frame("epochs").rows.tolist() == [3600, 3600]
     assert [others for _, others in watch.seen] == [[]] * 12
     assert trained == sorted(trained)
-    assert len(LOADS) == 18
+    assert len(LOADS) == partitions.LEAST_SAMPLE + 12  # those that were measured, and each once per pass
 
 
 def test_two_fits_at_once_on_threads_that_load_and_train_come_to_their_end(client, lazy):

@@ -1,6 +1,7 @@
 """A Slurm of one machine for the tests: installed, configured, started and ended, without systemd.
 
-    python tests/slurm/daemons.py start   # prints SLURM_CONF=..., which the tests need
+    python tests/slurm/daemons.py install # with apt, what is missing
+    python tests/slurm/daemons.py start   # installs too, and prints SLURM_CONF=..., which the tests need
     python tests/slurm/daemons.py stop
 
 Needs root, and apt where Slurm is not installed. It has a munge and ports of its own, so that a Slurm
@@ -171,7 +172,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=["start", "stop"])
+    parser.add_argument("action", choices=["install", "start", "stop"])
     parser.add_argument("--folder", type=Path, default=FOLDER)
     arguments = parser.parse_args()
-    {"start": start, "stop": stop}[arguments.action](arguments.folder)
+    if arguments.action == "install":
+        install()
+    else:
+        {"start": start, "stop": stop}[arguments.action](arguments.folder)
