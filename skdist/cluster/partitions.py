@@ -16,6 +16,7 @@ from distributed.client import FutureCancelledError
 from skdist.cluster import tasks
 from skdist.cluster.actor import ServerRef
 from skdist.cluster.fetch import fetch, settle
+from skdist.cluster.held import Held, argument, futures_of_block
 from skdist.cluster.source import Source, delayed_call
 from skdist.exceptions import DataLostError
 from skdist.intake import Intake
@@ -30,9 +31,6 @@ SAMPLE_RATIO, LEAST_SAMPLE, MOST_SAMPLE = 16, 2, 8
 
 #: How often partitions are measured, and how often one is made again, before it counts as lost for good.
 MOST_TRIES = 3
-
-#: Of futures, the worst first.
-STATUSES = ("cancelled", "error", "lost", "pending", "finished")
 
 #: A partition is sent to a worker within so many seconds, or to another one.
 SENDING_SECONDS = 30.0
@@ -254,7 +252,7 @@ class Partitions:
         would take the thread that the visit of the last one needs to begin.
         """
         if not self.streamed:
-            yield [_argument(self.blocks[number]) for number in numbers]
+            yield [argument(self.blocks[number]) for number in numbers]
             return
         async with self._loaders[name]:
             loads: list[Any] = self.client.compute(
@@ -299,7 +297,7 @@ class Partitions:
         """Start a task for each thread: for Dask, a task costs more than reading a few megabytes."""
         return [
             self.client.submit(
-                tasks.measure, self.kind, numbers, *(_argument(self.blocks[n]) for n in numbers),
+                tasks.measure, self.kind, numbers, *(argument(self.blocks[n]) for n in numbers),
                 key=self._measure_key(numbers[0]), pure=False, **where,
             )
             for numbers, where in await self._placed(workers)
@@ -345,7 +343,7 @@ class Partitions:
                 futures += [
                     self.client.submit(
                         tasks.score, ref, plugin_name, self.kind, numbers, futures[0],
-                        *(_argument(self.blocks[n]) for n in numbers),
+                        *(argument(self.blocks[n]) for n in numbers),
                         key=self._score_key(epoch, numbers[0]), pure=False, priority=LOOK_PRIORITY, **where,
                     )
                     for numbers, where in placed
@@ -356,12 +354,12 @@ class Partitions:
 
     async def _placed(self, workers: dict[str, int]) -> list[tuple[list[int], dict[str, Any]]]:
         """Return the numbers of the blocks, in a list for each thread, and where their task should run."""
-        await settle([future for block in self.blocks for future in _futures(block)])
+        await settle([future for block in self.blocks for future in futures_of_block(block)])
         held = await self.client.scheduler.who_has(keys=[block.key for block in self.blocks])
         homes: dict[str, list[int]] = {}
         for number, block in enumerate(self.blocks):
             if block.status == "error":
-                await fetch(self.client, _futures(block))  # raises what went wrong
+                await fetch(self.client, futures_of_block(block))  # raises what went wrong
             homes.setdefault((held.get(block.key) or [""])[0], []).append(number)
         return [
             (numbers, {"workers": [home] if home else None, "allow_other_workers": bool(home)})
@@ -374,37 +372,6 @@ class Partitions:
 
     def _score_key(self, epoch: int, number: int) -> tuple[str, int, int]:
         return (f"skdist-score-{self.token}", epoch, number)
-
-
-class Held:
-    """Futures of X, y and sample weights that are the user's own: nothing is made of them, or released.
-
-    For Dask a task costs more than there would be to do.
-    """
-
-    def __init__(self, part: tuple[Any, ...]) -> None:
-        self.part = part
-        self.futures = [future for future in part if future is not None]
-
-    @property
-    def key(self) -> Any:
-        """Key of X, where the partition is."""
-        return self.part[0].key
-
-    @property
-    def status(self) -> str:
-        """The worst status of the futures."""
-        statuses: list[str] = [future.status for future in self.futures]
-        return min(statuses, key=STATUSES.index)
-
-
-def _argument(block: Any) -> Any:
-    """Return what to give to a task for a block."""
-    return block.part if isinstance(block, Held) else block
-
-
-def _futures(block: Any) -> list[Any]:
-    return block.futures if isinstance(block, Held) else [block]
 
 
 def _shared_out(numbers: Sequence[int], parts: int) -> list[list[int]]:
