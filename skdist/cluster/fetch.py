@@ -11,10 +11,12 @@ from distributed.client import FutureCancelledError
 
 from skdist.exceptions import FitCancelledError
 
+#: Why we cancel futures: they will be made again. Dask hands the reason on to whoever waits for what depends
+#: on them.
+LOST = "lost dependencies"
+
 #: Why Dask itself cancels futures: something was lost. All other reasons are somebody's who called `cancel`.
-LOSSES = frozenset(
-    {"scheduler-restart", "scheduler-connection-lost", "lost dependencies", "already forgotten"}
-)
+LOSSES = frozenset({"scheduler-restart", "scheduler-connection-lost", LOST, "already forgotten"})
 
 
 async def fetch(client: Client, futures: Sequence[Any]) -> list[Any]:

@@ -15,7 +15,7 @@ from distributed.client import FutureCancelledError
 
 from skdist.cluster import tasks
 from skdist.cluster.actor import ServerRef
-from skdist.cluster.fetch import fetch, settle
+from skdist.cluster.fetch import LOST, fetch, refuse_cancelled, settle
 from skdist.cluster.held import Held, argument, futures_of_block
 from skdist.cluster.source import Source, delayed_call
 from skdist.exceptions import DataLostError
@@ -160,6 +160,11 @@ class Partitions:
         ----------
         silent : collection of str
             Workers that nothing can be fetched from.
+
+        Raises
+        ------
+        FitCancelledError
+            Where somebody has cancelled one.
         """
         if self.streamed:
             return []
@@ -167,6 +172,10 @@ class Partitions:
         # What is the user's own and lost with a worker, Dask makes again by itself.
         gone = ("cancelled",) if self.source.held else ("cancelled", "lost")
         found = [n for n, block in enumerate(self.blocks) if block.status in gone]
+        for number in found:
+            for future in futures_of_block(self.blocks[number]):
+                if future.status == "cancelled":
+                    refuse_cancelled(future._state.exception)
         if silent and not self.source.held:
             held = await self.client.scheduler.who_has(keys=[block.key for block in self.blocks])
             found += [
@@ -204,7 +213,7 @@ class Partitions:
                     f"{self.kind.name} {number} was lost and cannot be made again. {PERSIST_AGAIN}"
                 )
         # Dask must forget what leads to them, or it does that again where it did it before.
-        await self.client.cancel([self.blocks[number] for number in numbers], force=True)
+        await self.client.cancel([self.blocks[number] for number in numbers], force=True, reason=LOST)
         self._generation += 1
         homes: dict[int, str] = {}
         for place, number in enumerate(numbers):

@@ -301,9 +301,10 @@ class Serving:
             kept = self.kept[-1] if self.kept else None
             if kept is not None and kept.holder:
                 where = {kept.holder}
+            # First, as visits that wait for the lost one may hold the threads that an actor needs to start.
+            self._tell(list(present.threads), self._started)
             try:
                 await asyncio.wait_for(self.start(sorted(where)), START_SECONDS)
-                self._tell(list(present.threads))
                 backup = kept.backup if kept is not None else None
                 await self.call("begin", *self._arguments, backup, self.name)
                 break
@@ -317,12 +318,9 @@ class Serving:
         self._due = time.monotonic() + self._interval
         return kept
 
-    def _tell(self, workers: list[str]) -> None:
+    def _tell(self, workers: list[str], incarnation: int) -> None:
         """Tell the visits on some workers that there is another server, without waiting for them."""
-        assert self.ref is not None
-        call = self.client.run(
-            tasks.renew, self.name, self.ref.incarnation, workers=workers, on_error="ignore"
-        )
+        call = self.client.run(tasks.renew, self.name, incarnation, workers=workers, on_error="ignore")
         telling = asyncio.ensure_future(asyncio.wait_for(call, ABORT_SECONDS))
         self._telling.add(telling)
         telling.add_done_callback(self._told)

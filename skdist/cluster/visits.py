@@ -13,7 +13,7 @@ from distributed.client import FutureCancelledError
 
 from skdist.checkpoint import Reached
 from skdist.cluster import tasks
-from skdist.cluster.fetch import fetch, refuse_cancelled
+from skdist.cluster.fetch import LOST, fetch, refuse_cancelled
 from skdist.cluster.membership import Present
 from skdist.cluster.partitions import Partitions
 from skdist.cluster.serving import KeptBackup, Serving
@@ -201,7 +201,7 @@ class Visits:
         task.cancel()
         self._put_back(number, offset)
         if number in self._futures:
-            await self._client.cancel([self._futures[number]], force=True)
+            await self._client.cancel([self._futures[number]], force=True, reason=LOST)
 
     def _put_back(self, number: int, offset: int) -> None:
         _, worker = self._dispatcher.in_flight[number]
@@ -253,7 +253,7 @@ class Visits:
         self._dispatcher.last_epoch = last_epoch if kept is None else kept.backup.last_epoch
         self._landed = time.monotonic()
         if futures:
-            await self._client.cancel(futures, force=True)
+            await self._client.cancel(futures, force=True, reason=LOST)
 
     def drop(self) -> None:
         """Wait for no visit any more."""

@@ -77,14 +77,11 @@ class InverseVolatility(BaseEstimator):
         spread = np.array(volatilities, dtype=float)
         count = len(spread)
         known = np.isfinite(spread)
-        if not known.all():
-            if not known.any():
-                return uniform_weights(count)
-            spread[~known] = np.median(spread[known])
-        largest = spread.max(initial=0.0)
-        if largest == spread.min(initial=largest):
+        largest = spread[known].max(initial=0.0)
+        if largest == spread[known].min(initial=largest):
             return uniform_weights(count)
-        spread /= largest  # neither squares nor sums may overflow
+        spread /= largest  # no median, square or sum may overflow
+        spread[~known] = np.median(spread[known])
         if self.statistic == "var":
             spread *= spread
         weights = 1.0 / (spread + self.epsilon * spread.mean())
