@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from skdist.backup import Backup
+from skdist.control.dispatch import Dispatcher
 from skdist.control.stopping import ConvergenceMonitor
 from skdist.journal import EpochSums
 from skdist.messages import Segment
@@ -53,6 +54,12 @@ class Reached:
     opened: int
     complete: int
     todo: ToDo
+
+    @classmethod
+    def of(cls, backup: Backup, dispatcher: Dispatcher, todo: ToDo) -> Reached:
+        """Return how far a fit is with a backup: an epoch of which that lacks rows is not through."""
+        complete = min([dispatcher.complete, *(epoch for epoch, _ in todo)])
+        return cls(backup, dispatcher.opened, complete, todo)
 
     @property
     def restarted(self) -> Reached:

@@ -118,7 +118,7 @@ def train_inline(
             backup = server.back_up(ledger.asked(dispatcher), dispatcher.newest, sys.maxsize)
             ledger.settle(backup.offsets)
             todo = ledger.todo(dispatcher, backup.offsets)
-            return Reached(backup, dispatcher.opened, dispatcher.complete, todo)
+            return Reached.of(backup, dispatcher, todo)
 
     with checkpoint.regularly(reached, rows) if checkpoint is not None else nullcontext():
         if n_threads == 1:

@@ -2,13 +2,16 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
 import pytest
 
 from skdist import DistributedSGDClassifier, DistributedSGDRegressor, checkpoint
-from skdist.checkpoint import Checkpoint
+from skdist.backup import Backup
+from skdist.checkpoint import Checkpoint, Reached
+from skdist.messages import Segment
 from skdist.testing import SimulatedCluster
 
 
@@ -204,3 +207,12 @@ def test_a_write_that_fails_leaves_the_last_checkpoint_and_is_an_error(binary, p
         make(max_iter=6).fit(*binary, checkpoint=path, resume=True)
     assert Path(path).read_bytes() == before
     assert not [thread for thread in threading.enumerate() if thread.name == "skdist-checkpoint"]
+
+
+def test_an_epoch_whose_rows_came_after_the_backup_is_not_through():
+    dispatcher = SimpleNamespace(opened=6, complete=5)
+    reached = Reached.of(
+        Backup(None, None, {}, [], 5, 9, False, 0.0, {}), dispatcher, [(4, Segment(0, 10, 20))]
+    )
+    assert (reached.opened, reached.complete) == (6, 4)
+    assert Reached.of(reached.backup, dispatcher, []).complete == 5

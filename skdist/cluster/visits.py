@@ -229,7 +229,7 @@ class Visits:
         """Return how far the fit is with the latest backup."""
         dispatcher = self._dispatcher
         todo = self._ledger.todo(dispatcher, kept.backup.offsets)
-        return Reached(kept.backup, dispatcher.opened, dispatcher.complete, todo)
+        return Reached.of(kept.backup, dispatcher, todo)
 
     async def rewind(self, kept: KeptBackup | None, last_epoch: int) -> None:
         """Go back to a backup, or to the begin: what came after it is trained again.

@@ -150,6 +150,7 @@ class Dispatcher:
         self._helping: set[int] = set()
         self._epochs: dict[int, _Epoch] = {}
         self._open = 0
+        self._ordered = False
         self._usual, self._speed, self._until_look = seconds_per_row, 0.0, 0
         self._fresh: set[int] = set()  # epochs that were opened just now
         self._number = 0
@@ -162,7 +163,7 @@ class Dispatcher:
             self._workers[name] = _Worker(slots, self._queue, pressure=pressure)
             self._roomy[name] = None
             self._until_look = 0
-            if self._open and not self._fixed:
+            if self._ordered and not self._fixed:
                 self._share_with(name)
 
     def _share_with(self, name: str) -> None:
@@ -295,6 +296,7 @@ class Dispatcher:
 
     def orders(self) -> list[tuple[str, Visit]]:
         """Return the visits to start now, each with the worker that should run it."""
+        self._ordered = True
         given: list[tuple[str, Visit]] = []
         # A look at all workers for each visit of each would take the square of their number.
         self._until_look -= 1
