@@ -25,6 +25,9 @@ from pathlib import Path
 #: On a path that only root can write to, as munge demands, and short, as it holds a socket.
 FOLDER = Path("/run/skdist-slurm")
 
+#: Where the daemons are: not everybody's search path has it.
+os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+
 PACKAGES = ["slurmctld", "slurmd", "slurm-client", "munge"]
 
 START_SECONDS = 30.0
