@@ -263,9 +263,14 @@ async def _known(call: Awaitable[Any]) -> Any:
         return await call
     except KeyError as error:  # Dask looks the actor up before it catches anything
         raise ServerLostError(f"The worker does not hold the parameter server any more: {error}") from error
+    except RuntimeError as error:  # of the connections of a worker that closes
+        raise ServerLostError(f"The parameter server cannot be reached any more: {error}") from error
 
 
 def _result(reply: dict[str, Any]) -> Any:
     if reply["status"] != "OK":
-        raise reply["exception"]
+        error = reply["exception"]
+        if type(error) is RuntimeError and "after shutdown" in str(error):  # of the threads of such a worker
+            raise ServerLostError(f"The worker of the parameter server closes: {error}") from error
+        raise error
     return reply["result"]
