@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import reprlib
 import threading
 import time
 import zipfile
@@ -167,11 +168,12 @@ class Checkpoint:
             self._probe()
             return
         for name, value in self._about.items():
-            if about["model"].get(name) != value:
+            known = about["model"].get(name)
+            if known != value:
                 raise ValueError(
-                    f"The checkpoint {self.path!r} is of another problem: {name} is "
-                    f"{about['model'].get(name)} there and {value} here. Pass the data it was "
-                    "made with, or begin with resume=False."
+                    f"The checkpoint {self.path!r} is of another problem: {name} is {reprlib.repr(known)} "
+                    f"there and {reprlib.repr(value)} here. Pass the data it was made with, or begin with "
+                    "resume=False."
                 )
         if about["partitions"] != list(rows):
             reached = reached.restarted

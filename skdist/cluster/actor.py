@@ -40,6 +40,7 @@ class ServerActor:
 
     def __init__(self) -> None:
         self._server: ParameterServer | None = None
+        self._handed_over: Backup | None = None
         self._model: Any = None
         self._classes: Any = None
 
@@ -125,11 +126,12 @@ class ServerActor:
         return self._served().back_up(visits, newest, rounds)
 
     def hand_over(self, visits: Collection[int], newest: int, rounds: int) -> Backup:
-        """Return a backup, and refuse all updates from then on."""
-        server = self._served()
-        backup = server.back_up(visits, newest, rounds)
-        server.abort()
-        return backup
+        """Return a backup, and refuse all updates from then on; who asks again gets the same one."""
+        if self._handed_over is None:
+            server = self._served()
+            self._handed_over = server.back_up(visits, newest, rounds)
+            server.abort()
+        return self._handed_over
 
     def finish(self, rounds: int = 0) -> Outcome:
         """See `ParameterServer.finish`; the rounds that the driver has are left out."""

@@ -69,22 +69,22 @@ def train_on_cluster(
     ValueError
         For bad data; the message names the partition.
     """
-    fit = ClusterFit(client, source, plan, settings, observers, validation, checkpoint, plan.samples)
-    try:
-        result: FitResult = client.sync(fit.run)
-    except KeyboardInterrupt:
-        # The coroutine was cancelled and cleans up in the client's thread; wait for it.
-        fit.cleaned.wait(CLEANUP_SECONDS)
-        raise
-    except UnknownLabelsError as error:
-        if not fit.sampled:
+    samples = plan.samples
+    while True:
+        fit = ClusterFit(client, source, plan, settings, observers, validation, checkpoint, samples)
+        try:
+            result: FitResult = client.sync(fit.run)
+            return result
+        except KeyboardInterrupt:
+            # The coroutine was cancelled and cleans up in the client's thread; wait for it.
+            fit.cleaned.wait(CLEANUP_SECONDS)
             raise
-        logger.info(
-            "%s They were not in the sample: all partitions are measured, and training begins anew.", error
-        )
-        fit = ClusterFit(client, source, plan, settings, observers, validation, checkpoint)
-        result = client.sync(fit.run)
-    return result
+        except ValueError as error:
+            # What is wrong with a sample need not be wrong with all rows.
+            if not fit.sampled or (fit.built and not isinstance(error, UnknownLabelsError)):
+                raise
+            logger.info("Of a sample of the partitions: %s Now all are measured.", error)
+            samples = False
 
 
 class ClusterFit:
@@ -101,6 +101,8 @@ class ClusterFit:
     ----------
     cleaned : threading.Event
         Set when nothing of the fit is left on the cluster.
+    built : bool
+        Whether the partitions were fit to build a model for.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class ClusterFit:
         self.observers = observers if observers is not None else Observers()
         self.name = f"skdist-{uuid.uuid4().hex[:8]}"
         self.cleaned = threading.Event()
+        self.built = False
         self._token = self.name.removeprefix("skdist-")
         intake = plan.intake
         self._partitions = Partitions(client, source, self._token, intake, settings.hold_out, samples=samples)
@@ -182,6 +185,7 @@ class ClusterFit:
         n_learners = sum(present.threads.values())
         if self._checkpoint is not None:
             self._checkpoint.begin(model, self.plan.classes, rows, self.settings.max_iter)
+        self.built = True
         begin = model, self.plan.classes, self.settings, state, sum(rows), n_learners, clock
         dispatcher = build_dispatcher(
             self.settings,

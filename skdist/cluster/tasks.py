@@ -169,6 +169,9 @@ def _visit(
     except ServerLostError:
         lost = True
     finally:
+        # Before the next visit takes it over.
+        seconds_waited, rounds = learner.seconds_waited, learner.rounds
+        seconds_compute = learner.seconds_compute
         plugin.return_learner(learner)
     return VisitReport(
         visit=order,
@@ -178,9 +181,9 @@ def _visit(
         started=started,
         seconds=time.perf_counter() - began,
         last_epoch=last_epoch,
-        seconds_waited=learner.seconds_waited,
-        rounds=learner.rounds,
-        seconds_compute=learner.seconds_compute,
+        seconds_waited=seconds_waited,
+        rounds=rounds,
+        seconds_compute=seconds_compute,
         server_lost=lost,
     )
 

@@ -84,7 +84,8 @@ class DistributedSGDBase(CoefficientsMixin, DistributedBase):
         assert plan.moments is not None
         assert plan.targets is not None
         model = plan.model
-        coef, intercept = model.coefficients(result.state)
+        # Copies, so that it shows where a user has changed those of the estimator, set by `_fitted`.
+        coef, intercept = np.array(self.coef_, ndmin=2), np.array(self.intercept_)
         states = model.unpack(result.state)
         return Training(states, model.members, coef, intercept, result.clock, plan.moments, plan.targets)
 

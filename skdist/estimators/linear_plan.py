@@ -82,8 +82,10 @@ class LinearPlan(Plan):
             self.targets = self._targets([training.targets, self.targets])
         if past is not None and past.coef is not None:
             # A coefficient that is given stays, whether its feature occurs or not.
-            given = np.flatnonzero(np.any(np.atleast_2d(past.coef), axis=0))
-            self.moments = self.moments.over(union([self.moments.columns, given]))
+            coef, width = np.asarray(past.coef), self.moments.n_features
+            if coef.size % width == 0:  # else it is refused below
+                given = np.flatnonzero(np.any(coef.reshape(-1, width), axis=0))
+                self.moments = self.moments.over(union([self.moments.columns, given]))
         self.model = build_model(
             self.moments,
             self.targets,

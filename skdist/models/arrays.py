@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from skdist.models.partition import Partition, convert_rows, frame_to_numpy
+from skdist.models.partition import Partition, convert_rows, frame_to_numpy, place_of_text
 
 #: Values are looked at in blocks of so many rows, so that the marks of those that are finite stay small.
 BLOCK_ROWS = 4096
@@ -46,8 +46,10 @@ def convert_arrays(X: Any, flat: bool = False) -> Any:
         with np.errstate(over="ignore"):  # found as infinity when the rows are measured
             # Blocks that came over the network may lie askew: NumPy would copy all of one to gather rows.
             return np.require(values, np.float32 if wide else values.dtype, ["C", "A"])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"X holds values that are no numbers: {error}") from error
+    except (TypeError, ValueError):
+        place = place_of_text(values)
+        why = f": text{place}" if place else ""
+        raise ValueError(f"X holds values that are no numbers{why}.") from None
 
 
 def refuse_infinite(partition: Partition) -> None:

@@ -138,3 +138,23 @@ def test_targets_that_are_made_from_the_rows_load_them_once(here):
     assert files.loads.total() == PARTITIONS + partitions.LEAST_SAMPLE
     clf.score(X, X[:, 0] > 0)
     assert files.loads.total() == 2 * PARTITIONS + partitions.LEAST_SAMPLE
+
+
+@pytest.mark.parametrize("params", [{}, {"class_weight": {0: 1.0, 1: 3.0}}], ids=str)
+def test_a_sample_of_one_class_is_no_error_of_the_data(here, params):
+    def spoil(number, X, y):
+        if number != 7:
+            y[:] = 0
+
+    clf = DistributedSGDClassifier("log_loss", client=here, max_iter=1, tol=None, random_state=0, **params)
+    clf.fit(*Files(spoil).collections())
+    assert clf.classes_.tolist() == [0, 1]
+    assert sum(visit.rows for visit in clf.history_.visits) == PARTITIONS * ROWS
+
+
+def test_what_is_wrong_with_all_rows_is_an_error(here):
+    def spoil(number, X, y):
+        y[:] = 0
+
+    with pytest.raises(ValueError, match="one class only"):
+        DistributedSGDClassifier(client=here).fit(*Files(spoil).collections())

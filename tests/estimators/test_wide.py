@@ -109,3 +109,20 @@ def test_simulated_learners_agree_on_the_columns():
         clf = DistributedSGDClassifier("log_loss", random_state=0, max_iter=30, tol=None).fit(X, y)
     assert set(np.flatnonzero(clf.coef_.any(axis=0))) == set(COLUMNS)
     assert clf.score(X, y) > 0.8
+
+
+def test_coefficients_may_be_given_as_a_column():
+    X, y = problem(2)
+    given = np.zeros((WIDTH, 1))
+    given[700] = -3.0
+    clf = DistributedSGDClassifier("log_loss", random_state=0).fit(X, y, coef_init=given)
+    assert clf.coef_[0, 700] == -3.0
+
+
+def test_coefficients_that_were_changed_in_place_count():
+    X, y = problem(2)
+    clf = DistributedSGDClassifier("log_loss", random_state=0).partial_fit(X, y, classes=[0, 1])
+    clf.coef_[:] = 0.0
+    clf.intercept_[:] = 50.0
+    clf.partial_fit(X[:10], y[:10])
+    assert clf.intercept_[0] > 20
