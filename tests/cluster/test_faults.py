@@ -300,6 +300,7 @@ def test_the_server_moves_before_its_worker_retires_and_nothing_is_repeated(trio
 
     client.run_on_scheduler(say_goodbye, leaving)
     wait_for(lambda: leaving not in (workers_of(client, True) or [leaving]), 30)
+    wait_for(lambda: fit.epoch >= 0, 30)  # the new actor is there before it has its model
     assert fit.epoch >= before
     fit.end()
 
