@@ -23,7 +23,11 @@ class DivergedError(SkdistError, FloatingPointError):
     """The loss stopped being a number although the data is finite."""
 
 
-class UnknownLabelsError(SkdistError, ValueError):
+class UnlikeSampleError(SkdistError, ValueError):
+    """Rows are not like those that were measured, and the model is not made for them."""
+
+
+class UnknownLabelsError(UnlikeSampleError):
     """Rows have labels that are no class of the model."""
 
 

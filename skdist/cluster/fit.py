@@ -22,7 +22,7 @@ from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, Serving
 from skdist.cluster.source import Source
 from skdist.cluster.training import Training
 from skdist.cluster.visits import Visits
-from skdist.exceptions import DataLostError, ServerLostError, SkdistError, UnknownLabelsError
+from skdist.exceptions import DataLostError, DivergedError, ServerLostError, SkdistError, UnlikeSampleError
 from skdist.fitting import FitResult, FitSettings, Progress, build_dispatcher, conclude
 from skdist.history import History
 from skdist.models.validation import ALL_ROWS
@@ -79,9 +79,9 @@ def train_on_cluster(
             # The coroutine was cancelled and cleans up in the client's thread; wait for it.
             fit.cleaned.wait(CLEANUP_SECONDS)
             raise
-        except ValueError as error:
+        except (ValueError, DivergedError) as error:
             # What is wrong with a sample need not be wrong with all rows.
-            if not fit.sampled or (fit.built and not isinstance(error, UnknownLabelsError)):
+            if not fit.sampled or (fit.built and not isinstance(error, UnlikeSampleError | DivergedError)):
                 raise
             logger.info("Of a sample of the partitions: %s Now all are measured.", error)
             samples = False

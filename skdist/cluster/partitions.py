@@ -66,10 +66,10 @@ class Partitions:
 
     Attributes
     ----------
-    sampled : bool
-        Whether only some were measured.
     blocks : list of Future or Delayed
         By number; Delayed where the collection is streamed: each visit loads its partitions anew.
+    rows : list of int
+        Of each partition, once they are measured.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class Partitions:
     ) -> None:
         self.client, self.source, self.token = client, source, token
         self.kind = tasks.Kind(name, intake, hold_out)
-        self.sampled = False
         self._samples = samples and source.lengths is not None
         self.blocks: list[Any] = []
+        self.rows: list[int] = []
         self._passing: list[Any] = []  # needed until all is measured
         self._tries: dict[int, int] = {}  # to make a partition again
         self._generation = 0  # part of the keys: Dask may still know what was lost
@@ -127,13 +127,11 @@ class Partitions:
                 for n, (key, part) in enumerate(zip(keys, self._passing, strict=True))
             ]
         else:
-            held = np.isnan(self.source.nbytes) or self.source.nbytes <= HELD_SHARE * memory
-            kind = self.kind._replace(sampled=self._samples and not held)
             self.blocks = [
-                delayed_call(tasks.prepare, key, kind, n, *part)
+                delayed_call(tasks.prepare, key, self.kind, n, *part)
                 for n, (key, part) in enumerate(zip(keys, self.source.parts, strict=True))
             ]
-            if held:
+            if await self._nbytes() <= HELD_SHARE * memory:
                 self.blocks = self.client.compute(self.blocks, optimize_graph=False)
         measured = self._measure_streamed() if self.streamed else await self._measure_held(workers)
         self._passing += measured
@@ -141,7 +139,35 @@ class Partitions:
         for part in await fetch(self.client, measured):
             found.update(part)
         _release(self._passing)
-        return [found.get(number) or self._like(number, found) for number in range(len(self.blocks))]
+        summaries = [found.get(number) or self._like(number, found) for number in range(len(self.blocks))]
+        self.rows = [summary.rows for summary in summaries]
+        self.kind = self.kind._replace(
+            shape=next((s.shape for s in summaries if s.rows), ()),
+            streamed=self.streamed,
+            sampled=len(found) < len(self.blocks),
+        )
+        return summaries
+
+    async def _nbytes(self) -> float:
+        """Return the bytes of the converted rows: where nobody knows them, a few partitions are loaded."""
+        if not np.isnan(self.source.nbytes):
+            return self.source.nbytes
+        lengths = self.source.lengths or (1,) * len(self.blocks)
+        chosen = _spread(lengths, LEAST_SAMPLE)
+        loaded = self.client.compute([self.blocks[number] for number in chosen], optimize_graph=False)
+        self._passing += loaded  # they need not be loaded again
+        sizes = [
+            self.client.submit(tasks.size_of, block, key=self._size_key(number), pure=False)
+            for number, block in zip(chosen, loaded, strict=True)
+        ]
+        self._passing += sizes
+        rows = sum(lengths[number] for number in chosen)
+        return float(sum(await fetch(self.client, sizes)) / max(rows, 1) * sum(lengths))
+
+    @property
+    def sampled(self) -> bool:
+        """Whether only some partitions were measured, which stand for all."""
+        return self.kind.sampled
 
     def _like(self, number: int, found: Mapping[int, Summary]) -> Summary:
         """Return what is known of a partition that was not measured, when others were."""
@@ -289,10 +315,8 @@ class Partitions:
         lengths = self.source.lengths
         if not self._samples or lengths is None or not any(lengths):
             return range(len(self.blocks))
-        self.sampled = True
-        filled = np.flatnonzero(lengths)
-        count = min(max(len(filled) // SAMPLE_RATIO, LEAST_SAMPLE), MOST_SAMPLE, len(filled))
-        return [int(number) for number in filled[np.linspace(0, len(filled) - 1, count).astype(int)]]
+        count = int(np.count_nonzero(lengths)) // SAMPLE_RATIO
+        return _spread(lengths, min(max(count, LEAST_SAMPLE), MOST_SAMPLE))
 
     def _measure_streamed(self) -> list[Any]:
         lazy = [
@@ -379,8 +403,18 @@ class Partitions:
     def _measure_key(self, number: int) -> tuple[str, int]:
         return (f"skdist-measure-{self.token}", number)
 
+    def _size_key(self, number: int) -> tuple[str, int]:
+        return (f"skdist-size-{self.token}-{self._generation}", number)
+
     def _score_key(self, epoch: int, number: int) -> tuple[str, int, int]:
         return (f"skdist-score-{self.token}", epoch, number)
+
+
+def _spread(lengths: Sequence[int], count: int) -> list[int]:
+    """Return at most ``count`` partitions that are not empty, evenly spread."""
+    filled = np.flatnonzero(lengths)
+    places = np.linspace(0, len(filled) - 1, min(count, len(filled))).astype(int)
+    return [int(number) for number in filled[places]]
 
 
 def _shared_out(numbers: Sequence[int], parts: int) -> list[list[int]]:

@@ -88,8 +88,8 @@ class Visits:
                 # Pinned: the dispatcher balances the work, not Dask's stealing, and visits are taken off
                 # workers that leave.
                 self._futures[order.number] = self._client.submit(
-                    tasks.visit, order, self._serving.ref, self._name, self._partitions.streamed,
-                    self._partitions.kind, *blocks,
+                    tasks.visit, order, self._serving.ref, self._name, self._partitions.kind,
+                    [self._partitions.rows[number] for number in numbers], *blocks,
                     key=(f"skdist-visit-{self._token}", order.number), pure=False, workers=[name],
                 )  # fmt: skip
             report: VisitReport = (await fetch(self._client, [self._futures[order.number]]))[0]

@@ -144,6 +144,9 @@ class TorchModel:
         """Return a partition whose codes are those of ``classes``; its rows stay as they are."""
         return partition.globally(classes)
 
+    def refuse_unseen(self, partition: Partition) -> None:
+        """Do nothing: no part of a module depends on what was measured."""
+
     def order(self, partition: Partition, number: int, epoch: int) -> np.ndarray:
         """Return the order in which ``epoch`` reads the rows of partition ``number``."""
         return epoch_order(partition, (self.seed, epoch, number) if self.shuffle else None)
