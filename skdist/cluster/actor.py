@@ -47,14 +47,20 @@ class ServerActor:
     def begin(
         self, model: Any, classes: Any, settings: FitSettings, state: np.ndarray, n_rows: int,
         n_learners: int, clock: float, backup: Backup | None = None, plugin_name: str = "",
+        number: int = 0,
     ) -> None:  # fmt: skip
         """Make the server; parameters as in `skdist.fitting.build_server`.
 
-        A backup without parameters goes with those that the plugin of this name keeps on this worker.
+        A backup without parameters is that of the number which the plugin of this name keeps on this worker.
+
+        Raises
+        ------
+        LookupError
+            Where it does not keep it.
         """
         self._model, self._classes = model, classes
         if backup is not None and backup.stage is None:
-            backup = get_worker().plugins[plugin_name].backup
+            backup = get_worker().plugins[plugin_name].backups[number]
         self._server = build_server(model, settings, state, n_rows, n_learners, clock, backup=backup)
 
     @property

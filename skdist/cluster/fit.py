@@ -15,10 +15,10 @@ from distributed.client import FutureCancelledError
 
 from skdist.checkpoint import Checkpoint
 from skdist.cluster import guard
-from skdist.cluster.membership import Membership, Present
+from skdist.cluster.membership import Membership
 from skdist.cluster.partitions import PERSIST_AGAIN, Partitions
 from skdist.cluster.plugin import LearnerPlugin
-from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, Serving
+from skdist.cluster.serving import MOST_LOSSES, Serving
 from skdist.cluster.source import Source
 from skdist.cluster.training import Training
 from skdist.cluster.visits import Visits
@@ -32,6 +32,9 @@ logger = logging.getLogger("skdist")
 
 #: Cleaning up takes at most this long, in seconds.
 CLEANUP_SECONDS = 10.0
+
+#: The server and the plugins start within so many seconds.
+BEGIN_SECONDS = 60.0
 
 
 def train_on_cluster(
@@ -169,7 +172,7 @@ class ClusterFit:
         members = self._membership
         present = await members.wait_for_workers()
         self._starting = [
-            asyncio.ensure_future(self._start_server(present)),
+            asyncio.ensure_future(self._serving.start()),
             asyncio.ensure_future(self._register_plugin()),
             asyncio.ensure_future(guard.register(self.client, self.name, f"skdist-server-{self._token}")),
         ]
@@ -219,13 +222,6 @@ class ClusterFit:
             self._progress.show(last.epoch, last.loss, last.rows, len(self._training.present.threads))
         return result
 
-    async def _start_server(self, present: Present) -> None:
-        for _ in range(MOST_LOSSES - 1):
-            with contextlib.suppress(ServerLostError):
-                return await self._serving.start(list(present.threads))
-            present = await self._membership.wait_for_workers()
-        return await self._serving.start(list(present.threads))
-
     async def _register_plugin(self) -> None:
         plugin = LearnerPlugin(self.name, self.settings)
         self._registered = True  # from now on there may be something to undo
@@ -244,16 +240,20 @@ class ClusterFit:
         """Wait until server and plugin are there; what was begun is not cancelled with us but undone."""
         for start in self._starting:
             try:
-                await asyncio.wait_for(asyncio.shield(start), ANSWER_SECONDS)
+                await asyncio.wait_for(asyncio.shield(start), BEGIN_SECONDS)
             except TimeoutError as error:
                 raise ServerLostError(
-                    f"The parameter server or the heartbeat plugin did not start within {ANSWER_SECONDS:g} s."
+                    f"The parameter server or the heartbeat plugin did not start within {BEGIN_SECONDS:g} s."
                 ) from error
 
     async def _clean_up(self) -> None:
         """Stop what is under way and free every key, the actor and the plugin, whatever fails of it."""
         if self._starting:
-            await asyncio.wait(self._starting, timeout=CLEANUP_SECONDS / 2)
+            _, late = await asyncio.wait(self._starting, timeout=CLEANUP_SECONDS / 4)
+            for start in late:
+                start.cancel()
+            if late:
+                await asyncio.wait(late, timeout=CLEANUP_SECONDS / 4)
         steps: list[Callable[[], Awaitable[Any] | None]] = []
         if self._training is not None:
             steps.append(self._training.end)

@@ -115,14 +115,13 @@ def score(
 
 
 async def keep_backup(
-    plugin_name: str, ref: ServerRef, method: str, visits: Collection[int], newest: int, rounds: int,
-    dask_worker: Any,
+    plugin_name: str, number: int, ref: ServerRef, method: str, visits: Collection[int], newest: int,
+    rounds: int, dask_worker: Any,
 ) -> Backup:  # fmt: skip
     """Fetch a backup to this worker and keep it there; return all of it but the parameters."""
-    plugin = dask_worker.plugins[plugin_name]
-    plugin.backup = await ref.call_from_worker(dask_worker, method, visits, newest, rounds)
-    backup: Backup = plugin.backup._replace(stage=None)
-    return backup
+    backup: Backup = await ref.call_from_worker(dask_worker, method, visits, newest, rounds)
+    dask_worker.plugins[plugin_name].keep(number, backup)
+    return backup._replace(stage=None)
 
 
 def renew(plugin_name: str, incarnation: int, dask_worker: Any) -> None:
@@ -154,7 +153,7 @@ def visit(
     """
     plugin = get_worker().plugins[plugin_name]
     partitions = [
-        plugin.partition(segment.partition, partial(partition_of, kind, segment.partition, block))
+        plugin.partition(segment.partition, block[0], partial(partition_of, kind, segment.partition, block))
         if isinstance(block, tuple)
         else block
         for segment, block in zip(order.segments, blocks, strict=True)
