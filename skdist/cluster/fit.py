@@ -14,11 +14,11 @@ from distributed import Client
 from distributed.client import FutureCancelledError
 
 from skdist.checkpoint import Checkpoint
-from skdist.cluster import guard
-from skdist.cluster.membership import Membership
+from skdist.cluster import guard, tasks
+from skdist.cluster.membership import LOOK_SECONDS, Membership
 from skdist.cluster.partitions import PERSIST_AGAIN, Partitions
 from skdist.cluster.plugin import LearnerPlugin
-from skdist.cluster.serving import MOST_LOSSES, Serving
+from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, Serving
 from skdist.cluster.source import Source
 from skdist.cluster.training import Training
 from skdist.cluster.visits import Visits
@@ -32,6 +32,9 @@ logger = logging.getLogger("skdist")
 
 #: Cleaning up takes at most this long, in seconds.
 CLEANUP_SECONDS = 10.0
+
+#: Each part of it takes at most this long, in seconds.
+STEP_SECONDS = 3.0
 
 #: The server and the plugins start within so many seconds.
 BEGIN_SECONDS = 60.0
@@ -176,12 +179,10 @@ class ClusterFit:
             asyncio.ensure_future(self._register_plugin()),
             asyncio.ensure_future(guard.register(self.client, self.name, f"skdist-server-{self._token}")),
         ]
-        measure = self._partitions.measure(present.threads, present.memory)
-        summaries = await members.while_there_are_workers(measure)
+        summaries = await members.while_there_are_workers(self._partitions.measure)
         validation = []
         if self._validated is not self._partitions:
-            measure = self._validated.measure(present.threads, present.memory)
-            validation = await members.while_there_are_workers(measure)
+            validation = await members.while_there_are_workers(self._validated.measure)
         await self._started()
         model, state, clock = self.plan.build(summaries, validation)
         rows = [summary.rows for summary in summaries]
@@ -229,12 +230,27 @@ class ClusterFit:
         for _ in range(MOST_LOSSES):
             # A worker that leaves meanwhile makes it fail for all.
             with contextlib.suppress(OSError):
-                replies = await self.client.register_plugin(plugin, name=self.name)
+                replies = await self._registering(plugin)
                 break
             await self._membership.wait_for_workers()
         for reply in replies.values():
             if reply["status"] != "OK":
                 raise reply["exception"]
+
+    async def _registering(self, plugin: LearnerPlugin) -> dict[str, Any]:
+        """Return the replies to a plugin; those that are silent will find it when they are heard of again."""
+        registering = asyncio.ensure_future(self.client.register_plugin(plugin, name=self.name))
+        try:
+            while not (await asyncio.wait([registering], timeout=LOOK_SECONDS))[0]:
+                present = await self._membership.look()
+                if present.silent:
+                    call = self.client.run(tasks.has_plugin, self.name, workers=list(present.threads))
+                    if all((await asyncio.wait_for(call, ANSWER_SECONDS)).values()):
+                        return {}
+            replies: dict[str, Any] = registering.result()
+            return replies
+        finally:
+            registering.cancel()
 
     async def _started(self) -> None:
         """Wait until server and plugin are there; what was begun is not cancelled with us but undone."""
@@ -263,13 +279,14 @@ class ClusterFit:
             steps.append(self._visits.release)
         steps += [self._partitions.release, self._validated.release, self._serving.release]
         if self._registered:
-            steps.append(lambda: self.client.unregister_worker_plugin(self.name))
             steps.append(lambda: guard.unregister(self.client, self.name))
+            steps.append(lambda: self.client.unregister_worker_plugin(self.name))
         for step in steps:
             try:
                 waiting = step()
                 if waiting is not None:
-                    await waiting
+                    await asyncio.wait_for(waiting, STEP_SECONDS)
             except Exception:
-                # A cluster or a client that is gone has forgotten us already.
+                # A cluster or a client that is gone has forgotten us; a worker that is frozen hears of it
+                # when it thaws.
                 logger.debug("A step of the clean-up failed.", exc_info=True)

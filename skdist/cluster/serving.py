@@ -154,8 +154,11 @@ class Serving:
         try:
             while not (await asyncio.wait([made], timeout=WATCH_SECONDS))[0]:
                 # Dask would wait for them for ever.
-                if not set(where) & set((await self._membership.look()).threads):
+                present = await self._membership.look()
+                if not set(where) & set(present.threads):
                     raise ServerLostError(f"{', '.join(where)} left before the parameter server started.")
+                if present.silent and (silent := await self._starting_on() & present.silent):
+                    raise ServerLostError(f"{', '.join(silent)} fell silent before the server started.")
                 if time.monotonic() > until:
                     raise ServerLostError(f"The parameter server did not start within {START_SECONDS:g} s.")
         finally:

@@ -131,6 +131,11 @@ def renew(plugin_name: str, incarnation: int, dask_worker: Any) -> None:
         plugin.renew(incarnation)
 
 
+def has_plugin(name: str, dask_worker: Any) -> bool:
+    """Return whether this worker has a plugin."""
+    return name in dask_worker.plugins
+
+
 def visit(
     order: Visit, ref: ServerRef, plugin_name: str, kind: Kind, rows: Sequence[int], *blocks: Any
 ) -> VisitReport:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from distributed.client import FutureCancelledError
@@ -220,12 +221,8 @@ class Training:
 
     async def _score(self, snapshot: Snapshot) -> Any:
         assert self._serving.ref is not None
-        present = await self._membership.look()
-        return await self._membership.while_there_are_workers(
-            self._validated.score(
-                self._serving.ref, self._plugin_name, snapshot.state, snapshot.epoch, present.threads
-            )
-        )
+        score = partial(self._validated.score, self._serving.ref, self._plugin_name, snapshot)
+        return await self._membership.while_there_are_workers(score)
 
     async def _insist(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do something again where it failed because of a server or data that was replaced since."""
