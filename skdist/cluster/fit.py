@@ -15,6 +15,7 @@ from distributed.client import FutureCancelledError
 
 from skdist.checkpoint import Checkpoint
 from skdist.cluster import guard
+from skdist.cluster.feed import Feed
 from skdist.cluster.membership import Membership, Present
 from skdist.cluster.partitions import PERSIST_AGAIN, Partitions
 from skdist.cluster.plugin import LearnerPlugin
@@ -23,7 +24,7 @@ from skdist.cluster.source import Source
 from skdist.cluster.training import Training
 from skdist.cluster.visits import Visits
 from skdist.exceptions import DataLostError, ServerLostError, SkdistError, UnknownLabelsError
-from skdist.fitting import FitResult, FitSettings, Progress, build_dispatcher, conclude
+from skdist.fitting import FitResult, FitSettings, build_dispatcher, conclude
 from skdist.history import History
 from skdist.models.validation import ALL_ROWS
 from skdist.observers import Observers
@@ -136,7 +137,8 @@ class ClusterFit:
         self._starting: list[asyncio.Future[None]] = []
         self._registered = False
         self._history = History()
-        self._progress = Progress(settings.verbose)
+        self._feed = Feed(client, self.name, type(plan.estimator).__name__, settings)
+        self._result: FitResult | None = None
 
     @property
     def sampled(self) -> bool:
@@ -171,7 +173,7 @@ class ClusterFit:
         self._starting = [
             asyncio.ensure_future(self._start_server(present)),
             asyncio.ensure_future(self._register_plugin()),
-            asyncio.ensure_future(guard.register(self.client, self.name, f"skdist-server-{self._token}")),
+            asyncio.ensure_future(self._register_guard()),
         ]
         measure = self._partitions.measure(present.threads, present.memory)
         summaries = await members.while_there_are_workers(measure)
@@ -183,6 +185,7 @@ class ClusterFit:
         model, state, clock = self.plan.build(summaries, validation)
         rows = [summary.rows for summary in summaries]
         n_learners = sum(present.threads.values())
+        self._feed.begin(len(present.threads))
         if self._checkpoint is not None:
             self._checkpoint.begin(model, self.plan.classes, rows, self.settings.max_iter)
         self.built = True
@@ -205,7 +208,7 @@ class ClusterFit:
             dispatcher=dispatcher,
             visits=self._visits,
             observers=self.observers,
-            progress=self._progress,
+            feed=self._feed,
             partitions=self._partitions,
             validated=self._validated,
             plugin_name=self.name,
@@ -214,10 +217,11 @@ class ClusterFit:
             checkpoint=self._checkpoint,
         )
         outcome = await self._training.run(*begin)
-        result = conclude(outcome, self._history, dispatcher.last_epoch + 1)
-        for last in result.history.epochs[-1:]:
-            self._progress.show(last.epoch, last.loss, last.rows, len(self._training.present.threads))
-        return result
+        self._result = conclude(
+            outcome, self._history, dispatcher.last_epoch + 1, self.settings, rows=rows,
+            workers=len(present.threads), learners=n_learners, line=self._feed.line,
+        )  # fmt: skip
+        return self._result
 
     async def _start_server(self, present: Present) -> None:
         for _ in range(MOST_LOSSES - 1):
@@ -225,6 +229,10 @@ class ClusterFit:
                 return await self._serving.start(list(present.threads))
             present = await self._membership.wait_for_workers()
         return await self._serving.start(list(present.threads))
+
+    async def _register_guard(self) -> None:
+        actor, shown = f"skdist-server-{self._token}", self._feed.wants_page()
+        self._feed.has_page = await guard.register(self.client, self.name, actor, shown)
 
     async def _register_plugin(self) -> None:
         plugin = LearnerPlugin(self.name, self.settings)
@@ -254,6 +262,7 @@ class ClusterFit:
         """Stop what is under way and free every key, the actor and the plugin, whatever fails of it."""
         if self._starting:
             await asyncio.wait(self._starting, timeout=CLEANUP_SECONDS / 2)
+        told = self._feed.end(self._result.history if self._result is not None else None)
         steps: list[Callable[[], Awaitable[Any] | None]] = []
         if self._training is not None:
             steps.append(self._training.end)
@@ -265,6 +274,7 @@ class ClusterFit:
         if self._registered:
             steps.append(lambda: self.client.unregister_worker_plugin(self.name))
             steps.append(lambda: guard.unregister(self.client, self.name))
+        steps.append(lambda: told)  # under way while the others are done
         for step in steps:
             try:
                 waiting = step()
