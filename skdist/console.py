@@ -28,6 +28,9 @@ class Output(Protocol):
     def write(self, line: str, *, last: bool = False) -> None:
         """Show a line instead of the one before; ``last`` ends it."""
 
+    def leave(self) -> None:
+        """Let what others write begin on a line of its own."""
+
 
 class Terminal:
     """Rewrites one line.
@@ -48,6 +51,11 @@ class Terminal:
         self._stream.write("\r" + line.ljust(self._length) + ("\n" if last else ""))
         self._stream.flush()
         self._length = len(line)
+
+    def leave(self) -> None:
+        """Go to the next line."""
+        self._stream.write("\n")
+        self._length = 0
 
 
 class Log:
@@ -72,6 +80,9 @@ class Log:
             self._wrote = now
             print(line, file=self._stream, flush=True)
 
+    def leave(self) -> None:
+        """Do nothing: all its lines are whole ones."""
+
 
 class Notebook:
     """Updates one output of a cell.
@@ -92,6 +103,9 @@ class Notebook:
             self._handle = self._show(bundle, raw=True, display_id=True)
         else:
             self._handle.update(bundle, raw=True)
+
+    def leave(self) -> None:
+        """Do nothing: the output is the line's own."""
 
 
 def output() -> Output:
@@ -157,8 +171,10 @@ class ProgressLine:
 
     def close(self) -> None:
         """Leave the line as it is; what comes next, an error maybe, begins on its own one."""
-        if self._open and isinstance(self._output, Terminal):
-            self._write("", last=True)
+        if self._open and self._output is not None:
+            self._open = False
+            with contextlib.suppress(OSError):
+                self._output.leave()
 
     @contextlib.contextmanager
     def regularly(self, read: Callable[[], Progress]) -> Iterator[None]:

@@ -106,13 +106,15 @@ class History:
         """
         done = max((record.epoch for record in self.epochs), default=-1) + 1
         past = self.fits[-1].time + self.fits[-1].seconds if self.fits else 0.0
-        for round_ in other.rounds:
-            self.rounds.append(round_._replace(epoch=round_.epoch + done, time=round_.time + past))
-        for visit in other.visits:
-            self.visits.append(visit._replace(epoch=visit.epoch + done, time=visit.time + past))
-        self.epochs.extend(record._replace(epoch=record.epoch + done) for record in other.epochs)
-        self.plans.extend(record._replace(time=record.time + past) for record in other.plans)
-        self.fits.extend(record._replace(time=record.time + past) for record in other.fits)
+        self.rounds += [
+            each._replace(epoch=each.epoch + done, time=each.time + past) for each in other.rounds
+        ]
+        self.visits += [
+            each._replace(epoch=each.epoch + done, time=each.time + past) for each in other.visits
+        ]
+        self.epochs += [record._replace(epoch=record.epoch + done) for record in other.epochs]
+        self.plans += [record._replace(time=record.time + past) for record in other.plans]
+        self.fits += [record._replace(time=record.time + past) for record in other.fits]
 
     def took(self, seconds: float) -> None:
         """Write down how long the whole call of the last fit took."""
