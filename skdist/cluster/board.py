@@ -32,8 +32,6 @@ class Look(NamedTuple):
         Mean over the rows since the look before.
     rows_per_second, staleness : float
         Likewise, and of the last updates.
-    in_flight : int
-        Visits under way.
     learners : dict of str to tuple
         By name: staleness, round size in rows, latency in seconds.
     """
@@ -42,7 +40,6 @@ class Look(NamedTuple):
     loss: float
     rows_per_second: float
     staleness: float
-    in_flight: int
     learners: dict[str, tuple[float, float, float]]
 
 
@@ -64,8 +61,10 @@ class FitOnBoard:
         The newest epoch, counted from 0, and workers.
     looks : list of Look
         Oldest first.
+    in_flight, under_way : int
+        Visits that workers were given, and those of them that train.
     visits : list
-        Those under way: number, learner, epoch, rows acknowledged, rows.
+        The oldest ones: number, worker, rows acknowledged, rows.
     version : int
         Grows with each message.
     """
@@ -81,6 +80,8 @@ class FitOnBoard:
     seconds: float = 0.0
     loss: float = math.nan
     rows_per_second: float = 0.0
+    in_flight: int = 0
+    under_way: int = 0
     looks: list[Look] = field(default_factory=list)
     visits: list[list[Any]] = field(default_factory=list)
     version: int = 0
@@ -102,19 +103,13 @@ class FitOnBoard:
         for name in ("workers", "epoch", "seconds", "rows_per_second", "loss"):
             setattr(self, name, message.get(name, getattr(self, name)))
         self.visits = message.get("visits", [])
+        self.in_flight, self.under_way = message.get("in_flight", 0), message.get("under_way", 0)
         if "learners" in message:
-            learners = {name: (late, size, latency) for name, late, size, latency, _ in message["learners"]}
+            learners = {name: (late, size, latency) for name, late, size, latency in message["learners"]}
             self.looks.append(
-                Look(
-                    self.seconds,
-                    self.loss,
-                    self.rows_per_second,
-                    message["staleness"],
-                    len(self.visits),
-                    learners,
-                )
+                Look(self.seconds, self.loss, self.rows_per_second, message["staleness"], learners)
             )
-            if sum(5 + 3 * len(look.learners) for look in self.looks) > MOST_NUMBERS:
+            if sum(4 + 3 * len(look.learners) for look in self.looks) > MOST_NUMBERS:
                 del self.looks[1:-1:2]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import dask
@@ -14,9 +14,13 @@ from distributed import Client
 from skdist.console import ProgressLine
 from skdist.fitting import FitSettings
 from skdist.history import History
+from skdist.messages import Visit
 from skdist.progress import Progress
 
 logger = logging.getLogger("skdist")
+
+#: The oldest visits in flight are told of, so many: it is among them that one hangs.
+MOST_VISITS = 20
 
 #: No message to the scheduler is waited for longer, in seconds.
 SEND_SECONDS = 2.0
@@ -68,8 +72,18 @@ class Feed:
         """Take in how many workers there are."""
         self.line.who = f"{workers} worker{'s' if workers != 1 else ''}"
 
-    def send(self, progress: Progress, workers: int) -> None:
-        """Pass on what the server says; what comes while the last message is under way is left out."""
+    def send(self, progress: Progress, workers: int, in_flight: Mapping[int, tuple[Visit, str]]) -> None:
+        """Pass on where training stands; what comes while the last message is under way is left out.
+
+        Parameters
+        ----------
+        progress : Progress
+            What the server says.
+        workers : int
+            That can be given work.
+        in_flight : mapping of int to tuple
+            What the dispatcher has given out: by number, visits and their workers.
+        """
         self.begin(workers)
         self.line.show(progress)
         if not self.has_page or (self._sending is not None and not self._sending.done()):
@@ -77,7 +91,8 @@ class Feed:
         rows, loss, seconds = self._before
         self._before = progress.total_rows, progress.total_loss, progress.seconds
         made = progress.total_rows - rows
-        in_flight = Counter(visit.learner for visit in progress.visits)
+        done = {visit.number: visit.offset for visit in progress.visits}
+        oldest = sorted(in_flight)[:MOST_VISITS]
         self._send(
             state="training",
             workers=workers,
@@ -88,10 +103,14 @@ class Feed:
             rows_per_second=max(made / max(progress.seconds - seconds, 1e-9), 0.0),
             staleness=progress.staleness,
             learners=[
-                [each.name, each.staleness, each.round_size, each.latency, in_flight[each.name]]
-                for each in progress.learners
+                [each.name, each.staleness, each.round_size, each.latency] for each in progress.learners
             ],
-            visits=[list(visit) for visit in progress.visits],
+            in_flight=len(in_flight),
+            under_way=len(done),
+            visits=[
+                [number, in_flight[number][1], done.get(number, 0), in_flight[number][0].rows]
+                for number in oldest
+            ],
         )
 
     def end(self, history: History | None) -> asyncio.Future[Any] | None:

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from bokeh.layouts import column, gridplot
-from bokeh.models import ColumnDataSource, HoverTool
+from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
 from bokeh.models.widgets import Div, Select
 from bokeh.palettes import Category10
 from bokeh.plotting import figure
@@ -29,7 +29,18 @@ UPDATE_SECONDS = 0.5
 
 NEWEST = "the newest fit"
 
+#: No more learners are drawn as bars, and no more workers named in a legend.
+MOST_BARS = 20
+MOST_IN_LEGEND = 8
+
 _COLOURS = Category10[10]
+
+_COLUMNS = {
+    "curves": ["seconds", "loss", "speed"],
+    "workers": ["seconds", "size", "latency", "worker", "colour"],
+    "learners": ["name", "staleness", "colour"],
+    "visits": ["name", "done", "colour"],
+}
 
 
 def add_page(scheduler: Any, board: Board) -> None:
@@ -96,43 +107,37 @@ class Page:
     def __init__(self, board: Board) -> None:
         self._board = board
         self._shown: tuple[str, int] = ("", -1)
-        self._choice = Select(title="Fit", value="", options=[("", NEWEST)], width=420)
+        self.choice = Select(title="Fit", value="", options=[("", NEWEST)], width=480)
         self._head = Div(sizing_mode="stretch_width")
         self.sources = {
-            "looks": ColumnDataSource(
-                {"seconds": [], "loss": [], "speed": [], "staleness": [], "visits": []}
-            ),
-            "lines": ColumnDataSource(
-                {"seconds": [], "size": [], "latency": [], "late": [], "worker": [], "colour": []}
-            ),
-            "learners": ColumnDataSource({"name": [], "late": [], "colour": []}),
-            "visits": ColumnDataSource({"what": [], "done": [], "learner": [], "rows": [], "colour": []}),
+            name: ColumnDataSource({column: [] for column in _COLUMNS[name]}) for name in _COLUMNS
         }
-        self._learners = _bars("Staleness by learner", "versions", "late", self.sources["learners"], "name")
-        self._visits = _bars("Visits in flight", "% of their rows", "done", self.sources["visits"], "what")
-        self._visits.x_range.start, self._visits.x_range.end = 0, 100
-        looks, lines = self.sources["looks"], self.sources["lines"]
+        curves, workers = self.sources["curves"], self.sources["workers"]
+        self._learners = _bars("Staleness of the stalest learners", "versions")
+        self._learners.hbar(
+            y="name", right="staleness", height=0.7, color="colour", source=self.sources["learners"]
+        )
+        self._visits = _bars("Oldest visits in flight", "% of their rows")
+        self._visits.hbar(y="name", right=100, height=0.7, color="#eeeeee", source=self.sources["visits"])
+        self._visits.hbar(y="name", right="done", height=0.7, color="colour", source=self.sources["visits"])
+        self._sizes = _lines("Round size", "rows", workers, "size")
         plots = [
-            [_curve("Loss", looks, "loss"), _curve("Rows per second", looks, "speed"), self._visits],
-            [
-                _lines("Round size", "rows", lines, "size"),
-                _lines("Heartbeat latency", "seconds", lines, "latency"),
-                self._learners,
-            ],
+            [_curve("Loss", curves, "loss"), _curve("Rows per second", curves, "speed"), self._visits],
+            [self._sizes, _lines("Heartbeat latency", "seconds", workers, "latency"), self._learners],
         ]
         grid = gridplot(plots, sizing_mode="stretch_width", height=280, toolbar_location=None)
-        self.root = column(self._choice, self._head, grid, sizing_mode="stretch_width")
+        self.root = column(self.choice, self._head, grid, sizing_mode="stretch_width")
 
     def update(self) -> None:
         """Show what is new on the board."""
         fits = sorted(self._board, key=lambda fit: -fit.began)
         options = [("", NEWEST), *((fit.name, _label(fit)) for fit in fits)]
-        if options != self._choice.options:
-            self._choice.options = options
-        chosen = self._board.get(self._choice.value) if self._choice.value else None
+        if options != self.choice.options:
+            self.choice.options = options
+        chosen = self._board.get(self.choice.value) if self.choice.value else None
         fit = chosen or next(iter(fits), None)
         if fit is None:
-            self._head.text = "No fit has run on this cluster yet."
+            self._head.text = "No fit has been seen on this cluster yet."
         elif (fit.name, fit.version) != self._shown:
             self._shown = fit.name, fit.version
             self._head.text = _headline(fit)
@@ -144,46 +149,45 @@ class Page:
 
     def _fill(self, fit: FitOnBoard) -> None:
         looks = fit.looks
-        names = list(looks[-1].learners) if looks else []
-        workers = dict.fromkeys(_worker(name) for name in names)
-        colours = dict(zip(workers, itertools.cycle(_COLOURS), strict=False))
-        self.sources["looks"].data = {
-            "seconds": [look.seconds for look in looks],
-            "loss": [look.loss for look in looks],
-            "speed": [look.rows_per_second for look in looks],
-            "staleness": [look.staleness for look in looks],
-            "visits": [look.in_flight for look in looks],
+        learners = looks[-1].learners if looks else {}
+        first: dict[
+            str, str
+        ] = {}  # learner of each worker: all share its link, and rounds are of about one size
+        for name in learners:
+            first.setdefault(_worker(name), name)
+        colours = dict(zip(first, itertools.cycle(_COLOURS), strict=False))
+        trained = [look for look in looks if not math.isnan(look.loss)]
+        lines = [
+            [(look.seconds, *look.learners[name][1:]) for look in looks if name in look.learners]
+            for name in first.values()
+        ]
+        stalest = sorted(learners, key=lambda name: -learners[name][0])[:MOST_BARS]
+        self.sources["curves"].data = {
+            "seconds": [look.seconds for look in trained],
+            "loss": [look.loss for look in trained],
+            "speed": [look.rows_per_second for look in trained],
         }
-        # One learner stands for its worker: all share the link, and their rounds are of about one size.
-        first = {worker: next(n for n in names if _worker(n) == worker) for worker in workers}
-        series = {
-            worker: [(look.seconds, *look.learners[name]) for look in looks if name in look.learners]
-            for worker, name in first.items()
+        self.sources["workers"].data = {
+            "seconds": [[point[0] for point in line] for line in lines],
+            "size": [[point[1] for point in line] for line in lines],
+            "latency": [[point[2] for point in line] for line in lines],
+            "worker": [_short(worker) for worker in first],
+            "colour": list(colours.values()),
         }
-        self.sources["lines"].data = {
-            "seconds": [[values[0] for values in line] for line in series.values()],
-            "late": [[values[1] for values in line] for line in series.values()],
-            "size": [[values[2] for values in line] for line in series.values()],
-            "latency": [[values[3] for values in line] for line in series.values()],
-            "worker": list(series),
-            "colour": [colours[worker] for worker in series],
+        self._sizes.legend.visible = len(first) <= MOST_IN_LEGEND
+        self.sources["learners"].data = {
+            "name": [_short(name) for name in stalest],
+            "staleness": [learners[name][0] for name in stalest],
+            "colour": [colours[_worker(name)] for name in stalest],
         }
-        if names:
-            self._learners.y_range.factors = [_short(name) for name in reversed(names)]
-            self.sources["learners"].data = {
-                "name": [_short(name) for name in names],
-                "late": [looks[-1].learners[name][0] for name in names],
-                "colour": [colours[_worker(name)] for name in names],
-            }
-        what = [f"{_short(learner)}: visit {number}" for number, learner, *_ in fit.visits]
-        self._visits.y_range.factors = what[::-1]
+        self._learners.y_range.factors = [_short(name) for name in reversed(stalest)]
+        names = [f"{_short(worker)} #{number}" for number, worker, *_ in fit.visits]
         self.sources["visits"].data = {
-            "what": what,
-            "learner": [visit[1] for visit in fit.visits],
+            "name": names,
             "done": [100 * done / max(rows, 1) for *_, done, rows in fit.visits],
-            "rows": [visit[-1] for visit in fit.visits],
-            "colour": [colours.get(_worker(visit[1]), "grey") for visit in fit.visits],
+            "colour": [colours.get(worker, "grey") for _, worker, *_ in fit.visits],
         }
+        self._visits.y_range.factors = names[::-1]
 
 
 def _worker(learner: str) -> str:
@@ -207,6 +211,7 @@ def _headline(fit: FitOnBoard) -> str:
         f"loss {fit.loss:.4g}",
         f"{fit.rows_per_second:,.0f} rows/s",
         f"{fit.workers} workers",
+        f"{fit.in_flight} visits in flight, {fit.under_way} training",
         *([] if math.isnan(fit.staleness) else [f"mean staleness {fit.staleness:.2f} versions"]),
         f"{fit.seconds:.1f} s",
     ]
@@ -220,22 +225,28 @@ def _figure(title: str, **options: Any) -> Any:
 def _curve(title: str, source: ColumnDataSource, y: str) -> Any:
     plot = _figure(title, x_axis_label="seconds")
     plot.line("seconds", y, source=source, line_width=2)
-    plot.scatter("seconds", y, source=source, size=4)
-    plot.add_tools(HoverTool(tooltips=[("seconds", "@seconds{0.0}"), (title, f"@{y}{{0.0000a}}")]))
+    plot.add_tools(
+        HoverTool(tooltips=[("seconds", "@seconds{0.0}"), (title, f"@{y}{{0.0000a}}")], mode="vline")
+    )
+    plot.yaxis.formatter = NumeralTickFormatter(format="0.[000]a")
     return plot
 
 
 def _lines(title: str, unit: str, source: ColumnDataSource, y: str) -> Any:
     plot = _figure(title, x_axis_label="seconds", y_axis_label=unit)
-    plot.multi_line("seconds", y, color="colour", source=source, line_width=2)
+    plot.multi_line("seconds", y, color="colour", source=source, line_width=2, legend_field="worker")
     plot.add_tools(HoverTool(tooltips=[("worker", "@worker")]))
+    plot.yaxis.formatter = NumeralTickFormatter(format="0.[000]a")
     plot.y_range.start = 0
+    plot.legend.label_text_font_size = "8pt"
+    plot.legend.orientation = "horizontal"
+    plot.legend.visible = False
+    plot.add_layout(plot.legend[0], "above")
     return plot
 
 
-def _bars(title: str, unit: str, x: str, source: ColumnDataSource, y: str) -> Any:
+def _bars(title: str, unit: str) -> Any:
     plot = _figure(title, x_axis_label=unit, y_range=[])
-    plot.hbar(y=y, right=x, left=0, height=0.7, color="colour", source=source)
-    plot.add_tools(HoverTool(tooltips=[("", f"@{y}"), (unit, f"@{x}{{0.0}}")]))
     plot.x_range.start = 0
+    plot.yaxis.major_label_text_font_size = "8pt"
     return plot

@@ -169,7 +169,7 @@ class Training:
         await self._visits.follow(self.present)
         if self._visits.may_give_up or self._feed.wanted:
             progress = await self._serving.call("progress")
-            self._feed.send(progress, len(self.present.threads))
+            self._feed.send(progress, len(self.present.threads), self._dispatcher.in_flight)
             await self._visits.give_up(progress.silent)
 
     async def _mend(self) -> None:
