@@ -85,6 +85,8 @@ class FitOnBoard:
     looks: list[Look] = field(default_factory=list)
     visits: list[list[Any]] = field(default_factory=list)
     version: int = 0
+    _taken: int = 0
+    _every: int = 1
 
     @property
     def over(self) -> bool:
@@ -106,11 +108,19 @@ class FitOnBoard:
         self.in_flight, self.under_way = message.get("in_flight", 0), message.get("under_way", 0)
         if "learners" in message:
             learners = {name: (late, size, latency) for name, late, size, latency in message["learners"]}
-            self.looks.append(
-                Look(self.seconds, self.loss, self.rows_per_second, message["staleness"], learners)
-            )
-            if sum(4 + 3 * len(look.learners) for look in self.looks) > MOST_NUMBERS:
-                del self.looks[1:-1:2]
+            look = Look(self.seconds, self.loss, self.rows_per_second, message["staleness"], learners)
+            self._keep(look)
+
+    def _keep(self, look: Look) -> None:
+        """Add a look; the newest is there in any case, of those before every n-th as a fit becomes long."""
+        if self.looks and (self._taken - 1) % self._every:
+            self.looks[-1] = look
+        else:
+            self.looks.append(look)
+        self._taken += 1
+        if sum(4 + 3 * len(look.learners) for look in self.looks) > MOST_NUMBERS and len(self.looks) > 2:
+            self.looks[:-1] = self.looks[:-1:2]
+            self._every *= 2
 
 
 class Board:

@@ -241,6 +241,7 @@ def _lines(title: str, unit: str, source: ColumnDataSource, y: str) -> Any:
     plot.legend.label_text_font_size = "8pt"
     plot.legend.orientation = "horizontal"
     plot.legend.visible = False
+    plot.legend.padding = plot.legend.margin = 0
     plot.add_layout(plot.legend[0], "above")
     return plot
 
