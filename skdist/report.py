@@ -262,7 +262,7 @@ def _advice(report: FitReport) -> list[str]:
             f"Threads had no work {report.idle:.0%} of the time: the cluster was busy with other tasks or "
             "with loading partitions, workers came or went, or epochs are too short for so many threads."
         )
-    if report.rate_scale < LOW_RATE_SCALE:
+    if report.rate_scale < LOW_RATE_SCALE and report.staleness > 1:
         advice.append(
             f"Updates came {report.staleness:.1f} versions late and counted only {report.rate_scale:.2f} "
             "times on average: a smaller round_size makes them fresher, mode='ssp' bounds how late."

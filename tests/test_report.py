@@ -118,6 +118,10 @@ def test_short_fits_are_not_worth_a_remark(visits):
     assert report(visits=short, seconds=0.5, seconds_total=0.6).advice == ()
 
 
+def test_a_low_rate_scale_of_fresh_updates_is_no_reason_to_change_rounds():
+    assert report([make_round(staleness=0.2, applied=0.2)]).advice == ()
+
+
 def test_one_thread_and_simulated_time_can_be_reported_too():
     found = report([make_round()], [make_visit()], learners=1, workers=1, seconds_total=math.nan)
     assert found.slowest is None
