@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from skdist.control.pressure import PressurePlanner
     from skdist.control.schedules import AutoRate
     from skdist.control.staleness import StalenessWindow
+    from skdist.display import TrainingDisplay
     from skdist.estimators.classifier import DistributedSGDClassifier
     from skdist.estimators.mlp import DistributedMLPClassifier, DistributedMLPRegressor
     from skdist.estimators.regressor import DistributedSGDRegressor
@@ -35,6 +36,7 @@ _HOMES = {
     "ParameterServer": "skdist.server",
     "PressurePlanner": "skdist.control.pressure",
     "StalenessWindow": "skdist.control.staleness",
+    "TrainingDisplay": "skdist.display",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "ParameterServer",
     "PressurePlanner",
     "StalenessWindow",
+    "TrainingDisplay",
 ]
 
 

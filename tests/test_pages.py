@@ -50,6 +50,11 @@ def test_snippets_run(page):
         pytest.importorskip("dask_ml")
     if any("torch" in snippet for snippet in snippets):
         pytest.importorskip("torch")
+    if any("TrainingDisplay" in snippet for snippet in snippets):
+        pytest.importorskip("matplotlib").use("Agg")
+    if any("sklearn.callback" in snippet for snippet in snippets):
+        pytest.importorskip("rich")
+        pytest.importorskip("sklearn.callback")  # from scikit-learn 1.9 on
     run(page, snippets)
 
 

@@ -19,6 +19,7 @@ from skdist.exceptions import ServerLostError
 from skdist.fitting import FitSettings, build_server
 from skdist.journal import Outcome
 from skdist.messages import Answer, Join, Snapshot, Update
+from skdist.progress import Progress
 from skdist.server import ParameterServer
 
 #: An answer that the gate holds back is waited for this long in one call.
@@ -123,10 +124,6 @@ class ServerActor:
         """See `ParameterServer.leave`."""
         return self._served().leave(visit, attempt)
 
-    def silent(self) -> list[int]:
-        """See `ParameterServer.silent`."""
-        return self._served().silent()
-
     def back_up(self, visits: Collection[int], newest: int, rounds: int) -> Backup:
         """See `ParameterServer.back_up`."""
         return self._served().back_up(visits, newest, rounds)
@@ -144,7 +141,7 @@ class ServerActor:
         outcome = self._served().finish()
         return outcome._replace(rounds=outcome.rounds[rounds:])
 
-    def progress(self) -> tuple[int, float, int]:
+    def progress(self) -> Progress:
         """See `ParameterServer.progress`."""
         return self._served().progress()
 

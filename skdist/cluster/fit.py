@@ -15,6 +15,7 @@ from distributed.client import FutureCancelledError
 
 from skdist.checkpoint import Checkpoint
 from skdist.cluster import guard, tasks
+from skdist.cluster.feed import Feed
 from skdist.cluster.membership import LOOK_SECONDS, Membership
 from skdist.cluster.partitions import PERSIST_AGAIN, Partitions
 from skdist.cluster.plugin import LearnerPlugin
@@ -23,7 +24,7 @@ from skdist.cluster.source import Source
 from skdist.cluster.training import Training
 from skdist.cluster.visits import Visits
 from skdist.exceptions import DataLostError, DivergedError, ServerLostError, SkdistError, UnlikeSampleError
-from skdist.fitting import FitResult, FitSettings, Progress, build_dispatcher, conclude
+from skdist.fitting import FitResult, FitSettings, build_dispatcher, conclude
 from skdist.history import History
 from skdist.models.validation import ALL_ROWS
 from skdist.observers import Observers
@@ -142,7 +143,8 @@ class ClusterFit:
         self._starting: list[asyncio.Future[None]] = []
         self._registered = False
         self._history = History()
-        self._progress = Progress(settings.verbose)
+        self._feed = Feed(client, self.name, type(plan.estimator).__name__, settings)
+        self._result: FitResult | None = None
 
     @property
     def sampled(self) -> bool:
@@ -177,7 +179,7 @@ class ClusterFit:
         self._starting = [
             asyncio.ensure_future(self._serving.start()),
             asyncio.ensure_future(self._register_plugin()),
-            asyncio.ensure_future(guard.register(self.client, self.name, f"skdist-server-{self._token}")),
+            asyncio.ensure_future(self._register_guard()),
         ]
         summaries = await members.while_there_are_workers(self._partitions.measure)
         validation = []
@@ -187,6 +189,7 @@ class ClusterFit:
         model, state, clock = self.plan.build(summaries, validation)
         rows = [summary.rows for summary in summaries]
         n_learners = sum(present.threads.values())
+        self._feed.begin(len(present.threads))
         if self._checkpoint is not None:
             self._checkpoint.begin(model, self.plan.classes, rows, self.settings.max_iter)
         self.built = True
@@ -209,7 +212,7 @@ class ClusterFit:
             dispatcher=dispatcher,
             visits=self._visits,
             observers=self.observers,
-            progress=self._progress,
+            feed=self._feed,
             partitions=self._partitions,
             validated=self._validated,
             plugin_name=self.name,
@@ -218,10 +221,15 @@ class ClusterFit:
             checkpoint=self._checkpoint,
         )
         outcome = await self._training.run(*begin)
-        result = conclude(outcome, self._history, dispatcher.last_epoch + 1)
-        for last in result.history.epochs[-1:]:
-            self._progress.show(last.epoch, last.loss, last.rows, len(self._training.present.threads))
-        return result
+        self._result = conclude(
+            outcome, self._history, dispatcher.last_epoch + 1, self.settings, rows=rows,
+            workers=len(present.threads), learners=n_learners, line=self._feed.line,
+        )  # fmt: skip
+        return self._result
+
+    async def _register_guard(self) -> None:
+        actor, shown = f"skdist-server-{self._token}", self._feed.wants_page()
+        self._feed.has_page = await guard.register(self.client, self.name, actor, shown)
 
     async def _register_plugin(self) -> None:
         plugin = LearnerPlugin(self.name, self.settings)
@@ -270,6 +278,7 @@ class ClusterFit:
                 start.cancel()
             if late:
                 await asyncio.wait(late, timeout=CLEANUP_SECONDS / 4)
+        told = self._feed.end(self._result.history if self._result is not None else None)
         steps: list[Callable[[], Awaitable[Any] | None]] = []
         if self._training is not None:
             steps.append(self._training.end)
@@ -281,6 +290,7 @@ class ClusterFit:
         if self._registered:
             steps.append(lambda: guard.unregister(self.client, self.name))
             steps.append(lambda: self.client.unregister_worker_plugin(self.name))
+        steps.append(lambda: told)  # under way while the others are done
         for step in steps:
             try:
                 waiting = step()

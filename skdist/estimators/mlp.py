@@ -46,7 +46,8 @@ class DistributedMLPClassifier(ClassifierMethods, DistributedMLPBase):
         Training ends when the mean loss of a pass, without the penalty, did not get below ``best - tol`` for
         ``n_iter_no_change`` passes; None makes all passes.
     verbose : int, default=0
-        1 prints progress.
+        1 shows on standard output how training goes: epoch, loss, rows per second, workers, staleness. A
+        terminal and a notebook get one line that changes, a file a line now and then, ever more rarely.
     warm_start : bool, default=False
         Whether `fit` starts from the present weights.
     momentum : float, default=0.9
