@@ -210,7 +210,7 @@ class History:
         return pd.DataFrame.from_records(records, columns=list(_COLUMNS[table]))
 
     def extend(self, other: History) -> None:
-        """Append the records of a later history, as ``partial_fit`` does; its epochs are counted on."""
+        """Append the records of ``other``, a later fit, as ``partial_fit`` does; epochs are counted on."""
         done = max((record.epoch for record in self.epochs), default=-1) + 1
         self.rounds.extend(record._replace(epoch=record.epoch + done) for record in other.rounds)
         self.visits.extend(record._replace(epoch=record.epoch + done) for record in other.visits)
