@@ -135,7 +135,12 @@ def main(folder: Path) -> None:
     print(by_learners.round(4).to_string(), "\n")
     worst = log_loss(y_test, np.full(len(y_test), y_train.mean()))
     title = f"two in eight learners ten times slower (guessing: {worst:.3f})"
-    draw({title: by_learners}, "test log-loss", folder / "when-window.png", limit=round(worst + 0.02, 2))
+    draw(
+        {title: by_learners},
+        "test log-loss; at the top: diverged",
+        folder / "when-window.png",
+        limit=round(worst + 0.02, 2),
+    )
 
     tables = {
         "one of eight: a late link": seconds_by_lateness(data, machine=False),
