@@ -26,7 +26,6 @@ PASSES = 8
 
 MODES = {
     "async, the default": {},
-    "sync": {"mode": "sync"},
     "sync, equal rounds": {"mode": "sync", "round_size": 4096, "batch_sizer": None},
 }
 
