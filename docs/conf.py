@@ -30,7 +30,10 @@ myst_heading_anchors = 4
 default_role = "py:obj"
 nitpicky = True
 # No inventory of another project is loaded, so that the site builds without a network.
-nitpick_ignore_regex = [("py:.*", r"(dask|distributed|nn|numpy|pandas|sklearn|torch|typing)(\..*)?")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(dask|distributed|nn|numpy|pandas|sklearn|torch|typing)(\..*)?"),
+    ("py:obj", r"\w+_"),  # attributes of what is fitted
+]
 
 numpydoc_show_class_members = False
 autodoc_typehints = "none"  # docstrings say types, shapes and units
