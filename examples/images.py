@@ -30,9 +30,9 @@ def scaled(images: torch.Tensor) -> torch.Tensor:
 def network() -> nn.Module:
     """Return a small convolutional network: one channel of 8 x 8 in, ten classes out."""
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
+        nn.Conv2d(1, 8, 3, padding=1),
         nn.ReLU(),
-        nn.Conv2d(16, 16, 3, padding=1),
+        nn.Conv2d(8, 16, 3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),

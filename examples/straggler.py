@@ -22,7 +22,7 @@ from skdist.testing import slow_down
 FACTOR = 8
 
 #: Passes of every fit, so that times compare.
-PASSES = 8
+PASSES = 6
 
 MODES = {
     "async, the default": {},
