@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,3 +27,10 @@ def test_the_site_builds_without_a_warning(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "html" / "reference" / "generated" / "skdist.DistributedSGDClassifier.html").exists()
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"])
+def test_links_beside_the_site_lead_somewhere(name):
+    page = (DOCS.parent / name).read_text()
+    links = {link for link in re.findall(r"\]\(([^)#]+)", page) if "://" not in link}
+    assert not [link for link in links if not (DOCS.parent / link).exists()]
