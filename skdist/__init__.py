@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from skdist.control.aggregation import InverseVolatility
     from skdist.control.latency import LatencyBatchSizer
     from skdist.control.pressure import PressurePlanner
     from skdist.control.schedules import AutoRate
@@ -32,6 +33,7 @@ _HOMES = {
     "DistributedTorchClassifier": "skdist.estimators.torch",
     "DistributedTorchRegressor": "skdist.estimators.torch",
     "History": "skdist.history",
+    "InverseVolatility": "skdist.control.aggregation",
     "LatencyBatchSizer": "skdist.control.latency",
     "ParameterServer": "skdist.server",
     "PressurePlanner": "skdist.control.pressure",
@@ -48,6 +50,7 @@ __all__ = [
     "DistributedTorchClassifier",
     "DistributedTorchRegressor",
     "History",
+    "InverseVolatility",
     "LatencyBatchSizer",
     "ParameterServer",
     "PressurePlanner",

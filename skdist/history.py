@@ -100,7 +100,7 @@ class History:
         return report_on(self.rounds, self.visits, self.fits)
 
     def extend(self, other: History) -> None:
-        """Append the records of a later history, as ``partial_fit`` does.
+        """Append the records of ``other``, a later fit, as ``partial_fit`` does.
 
         Its epochs and its seconds are counted on, without the pause in between.
         """

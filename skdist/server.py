@@ -69,7 +69,7 @@ class ParameterServer:
     collect : int
         Updates that are applied together and make one version, unless the gate decides it.
     momentum : float
-        Of the server, at most: `momentum_of` tells how much for how many learners.
+        Of the server, at most: ``skdist.parameters.momentum_of`` tells how much for how many learners.
     clock : float
         Steps made by earlier fits on the same state.
     time_source : callable
@@ -146,7 +146,7 @@ class ParameterServer:
         return self._parameters.clock
 
     def join(self, join: Join) -> Answer:
-        """Register an execution of a visit; it takes over from any earlier one.
+        """Register an execution of a visit, as ``join`` says; it takes over from any earlier one.
 
         Returns
         -------
@@ -263,7 +263,7 @@ class ParameterServer:
         return attempt.offset if attempt is not None else 0
 
     def leave(self, visit: int, attempt: str) -> int:
-        """Note that an execution of a visit has ended; return which execution it was, from 1."""
+        """Note that the execution ``attempt`` of a visit has ended; return which one it was, from 1."""
         with self._lock:
             known = self._attempts.get(visit)
             if known is None:
@@ -322,7 +322,7 @@ class ParameterServer:
             )
 
     def go_on(self, backup: Backup) -> None:
-        """Go on where another server stopped, with visits of new numbers."""
+        """Go on where another server stopped, as its ``backup`` says, with visits of new numbers."""
         assert backup.stage is not None
         with self._lock:
             self._parameters.go_on(backup.stage)

@@ -82,7 +82,7 @@ class DistributedMLPClassifier(ClassifierMethods, DistributedMLPBase):
         As in scikit-learn.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns, where X has string names.
     n_iter_ : int
         Passes made.

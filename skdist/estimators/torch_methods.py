@@ -118,7 +118,7 @@ class RegressorMethods(RegressorMixin, TorchBase):
         y_val: Any = None,
         sample_weight_val: Any = None,
     ) -> Self:
-        """Train on all rows; parameters and errors as in `ClassifierMethods.fit`.
+        """Train on all rows; parameters and errors as in `DistributedTorchClassifier.fit`.
 
         Returns
         -------
