@@ -47,7 +47,7 @@ class DivergedError(SkdistError, FloatingPointError):
 class UnlikeSampleError(SkdistError, ValueError):
     """Rows are not like those that were measured, and the model is not made for them.
 
-    It reaches a user only as one of its subclasses: where a sample was measured, the fit begins anew with all.
+    Users see its subclasses only: where a sample was measured, the fit begins anew with all.
     """
 
 
