@@ -114,9 +114,12 @@ class Feed:
         )
 
     def end(self, history: History | None) -> asyncio.Future[Any] | None:
-        """Say that the fit has ended, or failed where there is no history."""
+        """Say that the fit has ended, or failed where there is no history.
+
+        A fit that failed before it was seen to train is not worth a line on the page: its error tells all.
+        """
         self.line.close()
-        if not self.has_page:
+        if not self.has_page or (history is None and self._sending is None):
             return None
         if self._sending is not None:
             self._sending.cancel()
