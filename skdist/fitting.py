@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from skdist.backup import Backup
+from skdist.compression import Codec, Feedback
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.dispatch import EPOCH_LEAD, Dispatcher
 from skdist.control.gates import FIRST_LEASE_SECONDS, gate_of
@@ -70,6 +71,8 @@ class FitSettings:
         Method B; None trains one visit per thread and lets one wait.
     hold_out : HoldOut or None
         Which rows are not trained on.
+    codec : HalfPrecision, TopK or None
+        Compresses updates; None sends them as they are.
     """
 
     adapter: StalenessWindow | None
@@ -88,6 +91,7 @@ class FitSettings:
     verbose: int = 0
     planner: PressurePlanner | None = None
     hold_out: HoldOut | None = None
+    codec: Codec | None = None
 
     @property
     def updates(self) -> int:
@@ -181,6 +185,7 @@ def build_server(
         exchange_rows=model.exchange_rows,
         collect=settings.updates,
         momentum=settings.most_momentum,
+        statistics=model.statistics,
         clock=clock,
         time_source=time_source,
     )
@@ -239,6 +244,7 @@ def build_learner(
         gathers=settings.gathers,
         overlap=settings.mode != "sync",
         volatility=settings.aggregator is not None,
+        feedback=None if settings.codec is None else Feedback(settings.codec),
         link=link,
         clock=clock,
     )

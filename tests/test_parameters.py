@@ -16,7 +16,7 @@ def pending(state, base, number=0, scale=1.0, staleness=0.0, steps=1, volatility
         volatility=volatility, context=0.0, rate_scale=scale, round_size=1, efficiency=1.0,
         seconds_compute=0.0, seconds_exchange=0.0, seconds_per_row=0.0, link=Link(),
     )  # fmt: skip
-    return Pending(update, base, scale, staleness, str(number), (number,))
+    return Pending(update, state, base, scale, staleness, str(number), (number,))
 
 
 values = st.floats(-1e3, 1e3, width=32)

@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from skdist.checkpoint import Checkpoint
+from skdist.compression import codec_of
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
@@ -212,6 +213,7 @@ class DistributedBase(CallbackSupport, SettingsMixin):
             verbose=self.verbose,
             planner=self._setting("planner"),
             hold_out=HoldOut(self.validation_fraction, seed) if holds_out else None,
+            codec=codec_of(getattr(self, "compression", None)),
         )
         plan = self._plan(past, seed, going_on, classes)
         reset = past is None or not going_on

@@ -13,6 +13,7 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
+from skdist.compression import Codec
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
@@ -96,6 +97,7 @@ class DistributedTorchBase(PrefixedMixin, TorchBase):
         aggregator: str | InverseVolatility | None = "auto",
         collect: str | int = "auto",
         server_momentum: str | float = 0.0,
+        compression: str | Codec | None = None,
         client: Client | None = None,
         **prefixed: Any,
     ) -> None:
@@ -130,6 +132,7 @@ class DistributedTorchBase(PrefixedMixin, TorchBase):
         self.aggregator = aggregator
         self.collect = collect
         self.server_momentum = server_momentum
+        self.compression = compression
         self.client = client
         self._take(prefixed)
 

@@ -11,6 +11,7 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
+from skdist.compression import Codec
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
@@ -89,6 +90,7 @@ class DistributedMLPBase(TorchBase):
         aggregator: str | InverseVolatility | None = "auto",
         collect: str | int = "auto",
         server_momentum: str | float = 0.0,
+        compression: str | Codec | None = None,
         client: Client | None = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -125,6 +127,7 @@ class DistributedMLPBase(TorchBase):
         self.aggregator = aggregator
         self.collect = collect
         self.server_momentum = server_momentum
+        self.compression = compression
         self.client = client
 
     def _criterion(self, classes: np.ndarray | None) -> Criterion:

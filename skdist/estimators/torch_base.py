@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from os import PathLike
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import numpy as np
 from scipy.special import expit, log_expit, log_softmax
 from sklearn.base import is_classifier
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from skdist.compression import CODECS, Codec
 from skdist.estimators.base import DistributedBase
 from skdist.estimators.plan import Past, Plan
 from skdist.estimators.torch_plan import TorchClassifierPlan, TorchPlan, TorchRegressorPlan, Training
@@ -88,6 +90,11 @@ class TorchBase(DistributedBase):
     _row_dtypes: ClassVar[list[Any]] = [
         np.float32, np.float16, np.uint8, np.int8, np.int16, np.int32, np.int64, np.bool_,
     ]  # fmt: skip
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **DistributedBase._parameter_constraints,
+        "compression": [StrOptions(set(CODECS)), *get_args(Codec), None],
+    }
 
     module_: nn.Module
 

@@ -82,9 +82,12 @@ class LinearModel:
         For `order`.
     inner_parallel : bool
         Whether training uses threads of BLAS or OpenMP; it does not.
+    statistics : bool
+        Whether further members are statistics; they are averages of iterates.
     """
 
     inner_parallel: ClassVar[bool] = False
+    statistics: ClassVar[bool] = False
 
     loss: str
     n_classes: int

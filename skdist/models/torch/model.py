@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -97,7 +97,11 @@ class TorchModel:
         Whether training uses threads of torch.
     loss_unit : float
         What an improvement of the loss is measured in.
+    statistics : bool
+        Whether the members after the first are statistics: they are buffers.
     """
+
+    statistics: ClassVar[bool] = True
 
     module: nn.Module
     criterion: Criterion
