@@ -32,14 +32,14 @@ class Payload(Protocol):
 
 @dataclass(frozen=True)
 class Halves:
-    """Numbers of 16 bits and a power of two that they are multiplied with.
+    """Numbers of 16 bits each, in units of a power of two.
 
     Attributes
     ----------
     bits : ndarray of shape (n,), uint16
         Of float16, or the upper half of float32.
     scale : float
-        The power of two.
+        The power of two, for float16.
     brain : bool
         Whether they are bfloat16.
     """
@@ -60,7 +60,7 @@ class Halves:
             values = (self.bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
         else:
             values = self.bits.view(np.float16).astype(np.float32)
-        values *= np.float32(self.scale)
+            values *= np.float32(self.scale)
         vector += values
 
 
@@ -92,8 +92,8 @@ class Entries:
 class HalfPrecision(BaseEstimator):
     """Send updates in 16 bits for each parameter.
 
-    The largest entry is scaled to between 1 and 2 by a power of two, which is sent along: float16 then loses
-    nothing to overflow, and what is too small for it waits for the next update.
+    For float16 the largest entry is scaled to between 1 and 2 by a power of two, which is sent along: nothing
+    is lost to overflow, and what is too small waits for the next update.
 
     Parameters
     ----------
@@ -114,16 +114,15 @@ class HalfPrecision(BaseEstimator):
 
     def encode(self, change: np.ndarray) -> Halves:
         """Return a finite vector in 16 bits for each entry, rounded to the nearest."""
+        if self.brain:
+            bits = change.astype(np.float32).view(np.uint32)
+            odd = (bits >> np.uint32(16)) & np.uint32(1)  # ties go to the even one
+            rounded = (bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)
+            return Halves(rounded.astype(np.uint16), 1.0, brain=True)
         largest = float(max(change.max(), -change.min()))
-        # Powers of two of float32, so that to multiply and to divide are exact.
+        # A power of two of float32, so that to multiply and to divide are exact.
         scale = math.ldexp(1.0, min(max(math.frexp(largest)[1] - 1, -126), 126)) if largest else 1.0
-        scaled = change.astype(np.float32) / np.float32(scale)
-        if not self.brain:
-            return Halves(scaled.astype(np.float16).view(np.uint16), scale, brain=False)
-        bits = scaled.view(np.uint32)
-        odd = (bits >> np.uint32(16)) & np.uint32(1)  # ties go to the even one
-        rounded = (bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)
-        return Halves(rounded.astype(np.uint16), scale, brain=True)
+        return Halves((change / np.float32(scale)).astype(np.float16).view(np.uint16), scale, brain=False)
 
 
 class TopK(BaseEstimator):

@@ -68,6 +68,8 @@ class DistributedMLPClassifier(ClassifierMethods, DistributedMLPBase):
     n_jobs, mode, max_staleness, round_size, rate_adapter, batch_sizer, planner, aggregator, collect, \
             server_momentum, client
         As in `DistributedSGDClassifier`.
+    compression : {'float16', 'bfloat16', 'topk'}, TopK or None, default=None
+        Of the updates that learners send, as in `DistributedTorchClassifier`.
 
     Attributes
     ----------
@@ -121,7 +123,7 @@ class DistributedMLPRegressor(RegressorMethods, DistributedMLPBase):
             max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, \
             early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, device, n_jobs, \
             mode, max_staleness, round_size, rate_adapter, batch_sizer, planner, aggregator, collect, \
-            server_momentum, client
+            server_momentum, compression, client
         As in `DistributedMLPClassifier`; scores are R^2.
     class_weight : None
         There are no classes.

@@ -12,7 +12,7 @@ import pytest
 import torch
 from distributed import wait
 
-from skdist import DistributedMLPClassifier, DistributedTorchClassifier, DistributedTorchRegressor
+from skdist import DistributedMLPClassifier, DistributedTorchClassifier, DistributedTorchRegressor, TopK
 from skdist.exceptions import DivergedError
 from skdist.testing import slow_down
 from tests.cluster.conftest import client, cluster  # noqa: F401
@@ -100,3 +100,12 @@ def test_perceptrons_of_rows_in_memory(client, rows):  # noqa: F811
     clf = DistributedMLPClassifier(max_iter=3, client=client, tol=None, random_state=0).fit(*rows)
     assert clf.n_iter_ == 3
     assert clf.predict(rows[0]).shape == (800,)
+
+
+@pytest.mark.parametrize("compression", ["float16", "bfloat16", TopK(share=0.1)])
+@pytest.mark.parametrize("make", [net, perceptron])
+def test_compressed_updates_train_as_well(client, blocks, rows, make, compression):  # noqa: F811
+    clf = make(max_iter=30, compression=compression, client=client).fit(*blocks)
+    assert clf.score(*rows) > make(max_iter=30, client=client).fit(*blocks).score(*rows) - 0.03
+    assert [epoch.rows for epoch in clf.history_.epochs] == [800] * 30
+    assert len({record.worker for record in clf.history_.rounds}) == 2
