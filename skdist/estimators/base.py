@@ -29,7 +29,7 @@ from skdist.estimators.labels import check_labels
 from skdist.estimators.local import Rows, train_in_process, train_simulated, validation_rows
 from skdist.estimators.plan import Past, Plan
 from skdist.estimators.routing import choose_client, is_collection
-from skdist.estimators.settings import SettingsMixin
+from skdist.estimators.settings import SettingsMixin, written_out
 from skdist.fitting import FitResult, FitSettings
 from skdist.models.partition import bytes_of, refuse_missing
 from skdist.models.validation import HoldOut
@@ -164,7 +164,9 @@ class DistributedBase(CallbackSupport, SettingsMixin):
         if active_cluster() is not None:
             raise ValueError("A simulated cluster writes no checkpoints.")
         given = {
-            name: repr(value) for name, value in self.get_params(deep=False).items() if name not in self._free
+            name: written_out(value)
+            for name, value in self.get_params(deep=False).items()
+            if name not in self._free
         }
         if not isinstance(self.random_state, Integral | None):
             given["random_state"] = "a generator"

@@ -96,6 +96,8 @@ class TorchBase(DistributedBase):
         "compression": [StrOptions(set(CODECS)), *get_args(Codec), None],
     }
 
+    _free: ClassVar[tuple[str, ...]] = (*DistributedBase._free, "device", "autocast", "compression")
+
     module_: nn.Module
 
     def _check_probabilities(self) -> None:

@@ -111,6 +111,15 @@ class LinearModel:
     shuffle: bool = True
     seed: int = 0
 
+    def problem(self) -> dict[str, Any]:
+        """Return what must be the same where training goes on from a checkpoint, in terms of JSON."""
+        return {
+            "features": self.n_features,
+            "dtype": str(self.dtype),
+            "sparse": bool(self.sparse),
+            "members": list(self.members),
+        }
+
     @property
     def n_problems(self) -> int:
         """Number of problems."""

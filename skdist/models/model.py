@@ -127,6 +127,10 @@ class Model(LoopModel, Protocol):
     @property
     def loss_unit(self) -> float: ...  # noqa: D102
 
+    def problem(self) -> dict[str, Any]:
+        """Return what must be the same where training goes on from a checkpoint, in terms of JSON."""
+        ...
+
     def accept(self, partition: Partition, classes: np.ndarray | None) -> Partition:
         """Return a partition as the trainers read it, its codes those of ``classes``."""
         ...

@@ -144,6 +144,12 @@ class TorchModel:
         """Return how rows become the input of the module."""
         return Inputs(device, self.dtype, self.transform)
 
+    def problem(self) -> dict[str, Any]:
+        """Return what must be the same where training goes on from a checkpoint, in terms of JSON."""
+        flat = FlatModule(self.module)
+        shapes = {f"shape of {name}": shape for name, shape in flat.shapes().items()}
+        return {"row": list(self.shape), "arrays": len(shapes), **shapes, "frozen": flat.frozen()}
+
     def accept(self, partition: Partition, classes: np.ndarray | None) -> Partition:
         """Return a partition whose codes are those of ``classes``; its rows stay as they are."""
         return partition.globally(classes)
