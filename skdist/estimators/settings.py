@@ -30,7 +30,7 @@ def written_out(value: Any) -> str:
         return f"{values.dtype} array of shape {values.shape} ({digest})"
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
-    if type(value).__repr__ is object.__repr__:  # it tells an address
+    if getattr(type(value), "__repr__", None) is object.__repr__:  # it tells an address
         return written_out(type(value))
     return repr(value)
 
