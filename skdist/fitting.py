@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from skdist.history import History, PlanRecord, VisitRecord
 from skdist.journal import Outcome
 from skdist.learner import Learner
 from skdist.messages import Link, Visit, VisitReport
+from skdist.models.model import Trainer
 from skdist.models.validation import HoldOut
 from skdist.server import ParameterServer
 
@@ -137,6 +138,8 @@ class FitResult:
         Whether it stopped because the loss, or the score on validation rows, improved no more.
     history : History
         What happened.
+    trainers : mapping of str to Trainer
+        Of the learners of this process, by name.
     """
 
     state: np.ndarray
@@ -144,6 +147,7 @@ class FitResult:
     n_iter: int
     converged: bool
     history: History
+    trainers: Mapping[str, Trainer] = field(default_factory=dict)
 
 
 def build_server(

@@ -149,7 +149,8 @@ def train_inline(
                     server.abort()  # so that the other threads end with their round, and nobody waits
                     raise
         outcome = server.finish()
-    return conclude(outcome, history, dispatcher.last_epoch + 1)
+    trainers = {name: each.trainer for name, each in learners.items() if each.trainer is not None}
+    return replace(conclude(outcome, history, dispatcher.last_epoch + 1), trainers=trainers)
 
 
 def _run(server: ParameterServer, loop: VisitLoop, learner: Learner, answer: Answer) -> tuple[int, Answer]:

@@ -141,7 +141,8 @@ class Learner:
         seconds = rows * self.seconds_per_row + 2 * self.link().median
         predicted = predicted_context(seconds, answer.peers, self.collect, self.gathers)
         context = self.adapter.context(self.staleness.sample(self.adapter.stride), predicted)
-        return context, self.adapter.rate_scale(context, answer.reference, decay, answer.level)
+        # A schedule may rise above its first step size.
+        return context, self.adapter.rate_scale(context, answer.reference, max(decay, 1.0), answer.level)
 
 
 class Rows:

@@ -396,7 +396,7 @@ class ParameterServer:
         self._level += (plain - self._level) / (LEVEL_UPDATES * len(self._roster))
         if not self._adapter.guard or not staleness:
             return update.rate_scale
-        decay = self._schedule.decay(self.clock)
+        decay = max(self._schedule.decay(self.clock), 1.0)
         return min(update.rate_scale, self._adapter.rate_scale(staleness, reference, decay, self._level))
 
     def _end(self, attempt: Attempt) -> None:

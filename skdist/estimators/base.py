@@ -49,6 +49,9 @@ class DistributedBase(CallbackSupport, SettingsMixin):
     #: Whether rows in memory may have more than one dimension.
     _rows_of_any_shape: ClassVar[bool] = False
 
+    #: Whether the history goes on in a warm start.
+    _keeps_history: ClassVar[bool] = False
+
     _auto_settings: ClassVar[dict[str, Any]] = {
         "rate_adapter": StalenessWindow,
         "batch_sizer": LatencyBatchSizer,
@@ -253,7 +256,8 @@ class DistributedBase(CallbackSupport, SettingsMixin):
             result = scores.conclude(result)
         self.validation_scores_ = None if scores is None else scores.scores
         self.best_validation_score_ = None if scores is None else max(scores.scores)
-        self._adopt(plan, result, keep_history=going_on and past is not None, tol=tol)
+        keep_history = past is not None and (going_on or self._keeps_history)
+        self._adopt(plan, result, keep_history=keep_history, tol=tol)
 
     def _plan(self, past: Past | None, seed: int, going_on: bool, classes: np.ndarray | None) -> Plan:
         raise NotImplementedError

@@ -65,9 +65,10 @@ class ClassifierMethods(ClassifierMixin, TorchBase):
     def partial_fit(
         self, X: Any, y: Any, classes: np.ndarray | None = None, sample_weight: Any = None
     ) -> Self:
-        """Train one pass over some rows, from where the parameters stand; optimizers begin anew.
+        """Train one pass over some rows, from where training stands.
 
-        Parameters and errors as in `DistributedSGDClassifier.partial_fit`.
+        In this process each learner goes on with the optimizer of the last call; on a cluster optimizers
+        begin anew. Parameters and errors as in `DistributedSGDClassifier.partial_fit`.
 
         Returns
         -------
@@ -137,7 +138,7 @@ class RegressorMethods(RegressorMixin, TorchBase):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train one pass over some rows, from where the parameters stand; the optimizer begins anew.
+        """Train one pass over some rows, from where training stands, as in `ClassifierMethods.partial_fit`.
 
         Returns
         -------

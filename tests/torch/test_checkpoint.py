@@ -82,10 +82,10 @@ def test_buffers_and_regressions_go_on(images, path):  # noqa: F811
     rng = np.random.default_rng(0)
     X = rng.normal(size=(100, 3))
     target = path + ".target"
-    reg = DistributedMLPRegressor((4,), max_iter=2, tol=None, random_state=0).fit(
+    reg = DistributedMLPRegressor(hidden_layer_sizes=(4,), max_iter=2, tol=None, random_state=0).fit(
         X, X[:, 0], checkpoint=target
     )
-    longer = DistributedMLPRegressor((4,), max_iter=5, tol=None, random_state=0)
+    longer = DistributedMLPRegressor(hidden_layer_sizes=(4,), max_iter=5, tol=None, random_state=0)
     assert longer.fit(X, X[:, 0], checkpoint=target, resume=True).n_iter_ == 5
     assert reg.n_iter_ == 2
 

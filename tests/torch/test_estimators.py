@@ -77,7 +77,7 @@ def regressor(**params):
 
 
 def perceptron_regressor(**params):
-    return DistributedMLPRegressor((32,), learning_rate_init=0.02, tol=None, **params)
+    return DistributedMLPRegressor(hidden_layer_sizes=(32,), learning_rate_init=0.02, tol=None, **params)
 
 
 @pytest.mark.parametrize("make", [regressor, perceptron_regressor])
