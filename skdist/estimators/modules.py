@@ -227,8 +227,8 @@ def _probe(model: TorchModel, plan: TorchPlan) -> None:
             f"The module has {outputs.numel()} outputs; for {what} and this criterion it needs {wanted}."
         )
     try:
-        model.criterion.rows(model.criterion.make(), outputs.float(), model.criterion.targets(np.zeros(1)))
-    except (RuntimeError, IndexError, TypeError) as error:
+        model.criterion.compare(model.criterion.make(), outputs.float(), model.criterion.targets(np.zeros(1)))
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
         raise ValueError(
             f"criterion={model.criterion.name} cannot compare outputs of shape (n, "
             f"{', '.join(map(str, outputs.shape[1:]))}) with "

@@ -111,9 +111,9 @@ class TestRows:
 
     def test_several_labels_or_targets_for_a_row_are_refused_with_what_to_use(self, rows):  # noqa: F811
         X, Y = rows[0], np.stack([rows[0][:, 0] > 0, rows[0][:, 1] > 0], axis=1).astype(int)
-        with pytest.raises(ValueError, match="several labels for a row .* MultiOutputClassifier"):
+        with pytest.raises(ValueError, match=r"several labels for a row .*\.MultiOutputClassifier"):
             perceptron().fit(X, Y)
-        with pytest.raises(ValueError, match="several targets for a row .* MultiOutputRegressor"):
+        with pytest.raises(ValueError, match=r"several targets for a row .*\.MultiOutputRegressor"):
             DistributedMLPRegressor().fit(X, Y)
         assert MultiOutputClassifier(perceptron()).fit(X, Y).predict(X).shape == (800, 2)
 
@@ -161,14 +161,16 @@ class TestCriteria:
         assert (ours.predict(X) > 0).all()
         assert ours.score(X, y) > theirs.score(X, y) - 0.02
         assert ours.loss_ == pytest.approx(theirs.loss_, abs=0.05)
-        stopped = DistributedMLPRegressor("poisson", **params, early_stopping=True).fit(X, y)
-        assert stopped.best_validation_score_ > 0.5
+        stopped = DistributedMLPRegressor("poisson", **params, early_stopping=True).fit(
+            X, y, X_val=X, y_val=y
+        )
+        assert stopped.best_validation_score_ == pytest.approx(stopped.score(X, y), abs=1e-6)
         with pytest.raises(ValueError, match="y must not be negative"):
             DistributedMLPRegressor("poisson", **params).fit(X, y - 1)
 
 
 class TestSteps:
-    @pytest.mark.parametrize("make", [lambda: model_of(params={"lr": 1e38}), None])
+    @pytest.mark.parametrize("make", [lambda: model_of(params={"lr": 1e300}), None])
     def test_divergence_in_the_last_step_is_noticed(self, partition, make):  # noqa: F811
         model = make() if make else perceptron_of("relu", Criterion(nn.CrossEntropyLoss), 3, PLAIN)
         first = partition.part(0, 16)
@@ -266,7 +268,8 @@ class TestDropIns:
     @pytest.mark.parametrize("n_jobs", [1, 2])
     @pytest.mark.parametrize("make", [
         lambda **k: perceptron(**k), lambda **k: perceptron(solver="sgd", **k),
-        lambda **k: net(Dropping, **k), lambda **k: net(optimizer="sgd", optimizer__momentum=0.9, **k),
+        lambda n_jobs, **k: net(Dropping, **k),
+        lambda **k: net(optimizer="sgd", optimizer__momentum=0.9, **k),
     ])  # fmt: skip
     def test_partial_fit_goes_on_with_the_optimizer(self, rows, make, n_jobs):  # noqa: F811
         settings = {"shuffle": False, "n_jobs": n_jobs, "mode": "sync", "round_size": 64, "batch_sizer": None}

@@ -80,11 +80,7 @@ class Criterion:
         ValueError
             Where the criterion gives something else.
         """
-        if self.link == "logistic" and outputs.shape[1:].numel() > 1:  # each class against the others
-            targets = nn.functional.one_hot(targets, outputs.shape[1:].numel())
-        if self.regression or self.link == "logistic":
-            targets = targets.to(outputs.dtype).reshape(outputs.shape)
-        losses: torch.Tensor = made(outputs, targets)
+        losses = self.compare(made, outputs, targets)
         if losses.ndim == 0 or len(losses) != len(outputs):
             raise ValueError(
                 f"criterion={self.name} gives one loss for a mini-batch of "
@@ -92,6 +88,15 @@ class Criterion:
                 "with reduction='none', or a function that does not take the mean."
             )
         return losses.reshape(len(losses), -1).mean(dim=1) if losses.ndim > 1 else losses
+
+    def compare(self, made: Any, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return what a criterion from `make` says of outputs and targets."""
+        if self.link == "logistic" and outputs.shape[1:].numel() > 1:  # each class against the others
+            targets = nn.functional.one_hot(targets, outputs.shape[1:].numel())
+        if self.regression or self.link == "logistic":
+            targets = targets.to(outputs.dtype).reshape(outputs.shape)
+        losses: torch.Tensor = made(outputs, targets)
+        return losses
 
     def targets(self, targets: np.ndarray) -> torch.Tensor:
         """Return class codes as integers and numbers as they are."""

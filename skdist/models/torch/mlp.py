@@ -164,17 +164,17 @@ class MLPTrainer:
             self._transposed = [weight.t() for weight in self._weights]
             self._biases = [value.data for value in self.flat.parameters[1::2]]
         total, model = 0.0, self.model
-        with torch.inference_mode(), one_thread():
+        with torch.inference_mode(), one_thread(), np.errstate(invalid="ignore", over="ignore"):
             for rows, targets, weights in self._batches.over(partition, order, start, stop):
                 total += self._gradient(rows, targets, weights / np.float32(model.batch_size))
                 if noise is not None:
                     noise.add(self._gradients)
                 self._step(state[0], rate / model.schedule.decay(t))
                 t += 1
-        total *= model.batch_size
-        if not (math.isfinite(total) and math.isfinite(state[0].sum())):
+            settled = math.isfinite(total) and math.isfinite(state[0].sum())
+        if not settled:
             raise DivergedError(DIVERGED)
-        return total
+        return total * model.batch_size
 
     def _gradient(self, rows: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
         """Compute the gradient of a mini-batch; return the mean of the losses."""
