@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar, Protocol
@@ -28,6 +28,14 @@ class Payload(Protocol):
     def add_to(self, vector: np.ndarray) -> None:
         """Add what it stands for to a vector, in place."""
         ...
+
+
+#: Entries that are worked on at once, so that what is computed on the way stays in the cache.
+BLOCK = 1 << 15
+
+
+def _blocks(size: int) -> Iterator[slice]:
+    return (slice(start, start + BLOCK) for start in range(0, size, BLOCK))
 
 
 @dataclass(frozen=True)
@@ -55,13 +63,13 @@ class Halves:
 
     def add_to(self, vector: np.ndarray) -> None:
         """Add what it stands for to a vector, in place."""
-        values: np.ndarray
-        if self.brain:
-            values = (self.bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
-        else:
-            values = self.bits.view(np.float16).astype(np.float32)
-            values *= np.float32(self.scale)
-        vector += values
+        for block in _blocks(len(vector)):
+            values: np.ndarray
+            if self.brain:
+                values = (self.bits[block].astype(np.uint32) << np.uint32(16)).view(np.float32)
+            else:
+                values = self.bits[block].view(np.float16) * np.float32(self.scale)
+            vector[block] += values
 
 
 @dataclass(frozen=True)
@@ -114,15 +122,20 @@ class HalfPrecision(BaseEstimator):
 
     def encode(self, change: np.ndarray) -> Halves:
         """Return a finite vector in 16 bits for each entry, rounded to the nearest."""
+        bits = np.empty(len(change), np.uint16)
         if self.brain:
-            bits = change.astype(np.float32).view(np.uint32)
-            odd = (bits >> np.uint32(16)) & np.uint32(1)  # ties go to the even one
-            rounded = (bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)
-            return Halves(rounded.astype(np.uint16), 1.0, brain=True)
+            for block in _blocks(len(change)):
+                whole = change[block].astype(np.float32).view(np.uint32)
+                odd = (whole >> np.uint32(16)) & np.uint32(1)  # ties go to the even one
+                bits[block] = (whole + np.uint32(0x7FFF) + odd) >> np.uint32(16)
+            return Halves(bits, 1.0, brain=True)
         largest = float(max(change.max(), -change.min()))
         # A power of two of float32, so that to multiply and to divide are exact.
         scale = math.ldexp(1.0, min(max(math.frexp(largest)[1] - 1, -126), 126)) if largest else 1.0
-        return Halves((change / np.float32(scale)).astype(np.float16).view(np.uint16), scale, brain=False)
+        halves = bits.view(np.float16)
+        for block in _blocks(len(change)):
+            halves[block] = change[block] / np.float32(scale)
+        return Halves(bits, scale, brain=False)
 
 
 class TopK(BaseEstimator):
@@ -152,9 +165,14 @@ class TopK(BaseEstimator):
 
     def encode(self, change: np.ndarray) -> Entries:
         """Return the largest entries of a vector."""
-        count = max(math.ceil(self.share * len(change)), 1)
-        chosen = np.argpartition(np.abs(change), len(change) - count)[len(change) - count :]
-        chosen.sort()
+        first = len(change) - max(math.ceil(self.share * len(change)), 1)
+        magnitudes = np.abs(change)
+        least = np.partition(magnitudes, first)[first]
+        chosen = np.flatnonzero(magnitudes >= least)
+        surplus = first - (len(change) - len(chosen))
+        if surplus:  # of entries that are as large as the least
+            ties = np.flatnonzero(magnitudes[chosen] == least)
+            chosen = np.delete(chosen, ties[len(ties) - surplus :])
         narrow = np.uint32 if len(change) <= np.iinfo(np.uint32).max else np.int64
         return Entries(chosen.astype(narrow), change[chosen])
 
