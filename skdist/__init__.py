@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from skdist.compression import TopK
     from skdist.control.aggregation import InverseVolatility
     from skdist.control.latency import LatencyBatchSizer
     from skdist.control.pressure import PressurePlanner
@@ -38,6 +39,7 @@ _HOMES = {
     "ParameterServer": "skdist.server",
     "PressurePlanner": "skdist.control.pressure",
     "StalenessWindow": "skdist.control.staleness",
+    "TopK": "skdist.compression",
     "TrainingDisplay": "skdist.display",
 }
 
@@ -55,6 +57,7 @@ __all__ = [
     "ParameterServer",
     "PressurePlanner",
     "StalenessWindow",
+    "TopK",
     "TrainingDisplay",
 ]
 

@@ -139,7 +139,7 @@ class Checkpoint:
 
         Parameters
         ----------
-        model : LinearModel
+        model : Model
             The model.
         classes : ndarray or None
             Its labels.
@@ -156,12 +156,9 @@ class Checkpoint:
             Where nothing can be written.
         """
         self._about = {
-            "features": model.n_features,
+            **model.problem(),
             "classes": None if classes is None else np.asarray(classes).tolist(),
             "rows": sum(rows),
-            "dtype": str(model.dtype),
-            "sparse": bool(model.sparse),
-            "members": list(model.members),
         }
         about, reached = self._read, self.start
         if about is None or reached is None:

@@ -6,12 +6,13 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from skdist.backup import Backup
+from skdist.compression import Codec, Feedback
 from skdist.console import ProgressLine
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.dispatch import EPOCH_LEAD, Dispatcher
@@ -24,6 +25,7 @@ from skdist.history import History
 from skdist.journal import Outcome
 from skdist.learner import Learner
 from skdist.messages import Link, Visit, VisitReport
+from skdist.models.model import Trainer
 from skdist.models.validation import HoldOut
 from skdist.records import FitRecord, PlanRecord, VisitRecord
 from skdist.server import ParameterServer
@@ -73,6 +75,8 @@ class FitSettings:
         Method B; None trains one visit per thread and lets one wait.
     hold_out : HoldOut or None
         Which rows are not trained on.
+    codec : HalfPrecision, TopK or None
+        Compresses updates; None sends them as they are.
     """
 
     adapter: StalenessWindow | None
@@ -91,6 +95,7 @@ class FitSettings:
     verbose: int = 0
     planner: PressurePlanner | None = None
     hold_out: HoldOut | None = None
+    codec: Codec | None = None
 
     @property
     def updates(self) -> int:
@@ -136,6 +141,8 @@ class FitResult:
         Whether it stopped because the loss, or the score on validation rows, improved no more.
     history : History
         What happened.
+    trainers : mapping of str to Trainer
+        Of the learners of this process, by name.
     """
 
     state: np.ndarray
@@ -143,6 +150,7 @@ class FitResult:
     n_iter: int
     converged: bool
     history: History
+    trainers: Mapping[str, Trainer] = field(default_factory=dict)
 
 
 def build_server(
@@ -184,6 +192,7 @@ def build_server(
         exchange_rows=model.exchange_rows,
         collect=settings.updates,
         momentum=settings.most_momentum,
+        statistics=model.statistics,
         clock=clock,
         time_source=time_source,
     )
@@ -242,6 +251,7 @@ def build_learner(
         gathers=settings.gathers,
         overlap=settings.mode != "sync",
         volatility=settings.aggregator is not None,
+        feedback=None if settings.codec is None else Feedback(settings.codec),
         link=link,
         clock=clock,
     )

@@ -151,10 +151,12 @@ def train_inline(
                     server.abort()  # so that the other threads end with their round, and nobody waits
                     raise
         outcome = server.finish()
-    return conclude(
+    trainers = {name: each.trainer for name, each in learners.items() if each.trainer is not None}
+    result = conclude(
         outcome, history, dispatcher.last_epoch + 1, settings, rows=rows, workers=1, learners=n_threads,
         line=line,
     )  # fmt: skip
+    return replace(result, trainers=trainers)
 
 
 def _run(server: ParameterServer, loop: VisitLoop, learner: Learner, answer: Answer) -> tuple[int, Answer]:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from skdist.compression import Change, Feedback
 from skdist.control.staleness import StalenessWindow, predicted_context
 from skdist.control.windows import SlidingWindow, smoothed
 from skdist.messages import Answer, Link, Update, Visit
-from skdist.models.arithmetic import add_difference
+from skdist.models.arithmetic import add_difference, mean_of
 from skdist.models.model import LoopModel, Trainer
 
 #: While an answer is under way, a round is trained in at most this many slices, after each of which it may
@@ -62,6 +63,8 @@ class Learner:
         Whether it trains on while an update is under way.
     volatility : bool
         Whether it measures the volatility of its gradients.
+    feedback : Feedback or None
+        Compresses its updates.
     link : callable
         Returns the latest `Link` of the worker.
     clock : callable
@@ -81,6 +84,8 @@ class Learner:
         Time spent training them.
     trainer : Trainer or None
         Makes its steps; the model gives it one for its first visit.
+    server : int
+        Incarnation of the server that it trains with.
     """
 
     name: str
@@ -90,6 +95,7 @@ class Learner:
     gathers: bool = False
     overlap: bool = True
     volatility: bool = False
+    feedback: Feedback | None = None
     link: Callable[[], Link] = Link
     clock: Callable[[], float] = time.perf_counter
     staleness: SlidingWindow = field(init=False)
@@ -99,12 +105,17 @@ class Learner:
     rounds: int = 0
     seconds_compute: float = 0.0
     trainer: Trainer | None = None
+    server: int = 0
 
     def __post_init__(self) -> None:
         self.staleness = SlidingWindow(self.adapter.window if self.adapter else 1)
 
-    def begin(self) -> None:
-        """Forget what belongs to the last visit."""
+    def begin(self, server: int | None = None) -> None:
+        """Forget what belongs to the last visit; where it is known, also what belongs to another server."""
+        if server not in (None, self.server):
+            self.server = server
+            if self.feedback is not None:
+                self.feedback.forget()  # updates that were taken in may come again
         self.seconds_waited, self.rounds, self.seconds_compute = 0.0, 0, 0.0
 
     def trained(self, rows: int, seconds: float) -> None:
@@ -130,7 +141,8 @@ class Learner:
         seconds = rows * self.seconds_per_row + 2 * self.link().median
         predicted = predicted_context(seconds, answer.peers, self.collect, self.gathers)
         context = self.adapter.context(self.staleness.sample(self.adapter.stride), predicted)
-        return context, self.adapter.rate_scale(context, answer.reference, decay, answer.level)
+        # A schedule may rise above its first step size.
+        return context, self.adapter.rate_scale(context, answer.reference, max(decay, 1.0), answer.level)
 
 
 class Rows:
@@ -257,8 +269,11 @@ def run_visit(
     began, first = learner.clock(), answer.offset
     learner.begin()
     state = answer.state.copy()
+    if learner.feedback is not None:
+        learner.feedback.restore(state)
     if learner.trainer is None:
         learner.trainer = model.trainer(learner.name)
+    moved = 1 if model.statistics else len(state)
     rows = Rows(visit, partitions, model, learner.trainer, answer.offset)
     sent: np.ndarray | None = None  # posted and not answered yet
     ahead = 0  # steps made since
@@ -268,14 +283,18 @@ def run_visit(
 
     def merge(reply: Answer) -> None:
         nonlocal answer, sent, t
+        if learner.feedback is not None and reply.taken_in:
+            learner.feedback.taken_in()
         if reply.accepted:
             learner.staleness.append(reply.staleness)
-            if not ahead:
+            if not ahead and learner.feedback is None:
                 state[...] = reply.state
             else:
-                # What was trained since the update was sent stays on top.
+                # What was trained since the update was sent stays on top, and what it left out.
                 assert sent is not None
-                add_difference(state, state, reply.state, sent)
+                add_difference(state[:moved], state[:moved], reply.state[:moved], sent[:moved])
+                share = 0.5 if ahead else 1.0
+                state[moved:] = mean_of(state[moved:], [reply.state[moved:]], [share])
             t = reply.clock + ahead
         answer, sent = reply, None
 
@@ -319,13 +338,20 @@ def run_visit(
         decay = model.schedule.decay(t) / answer.rate
         context, scale = learner.rate_scale(goal - start, answer, decay)
         sent, ahead, posted = state.copy(), 0, learner.clock()
+        last = goal == rows.total or posted - began - learner.seconds_waited >= visit.budget_seconds
+        message: np.ndarray | Change = sent
+        if learner.feedback is not None:
+            if last and visit.epoch_at(start) >= answer.last_epoch:
+                learner.feedback.whole()  # perhaps the last update of this learner
+            else:
+                message, sent = learner.feedback.compressed(sent, answer.state)
         reply = yield Update(
             visit=visit.number,
             attempt=attempt,
             start=start,
             stop=goal,
             steps=steps,
-            state=sent,
+            state=message,
             base=answer.foreign,
             loss=loss,
             volatility=noise.volatility if noise is not None else math.nan,
@@ -337,8 +363,7 @@ def run_visit(
             seconds_exchange=learner.seconds_exchange,
             seconds_per_row=learner.seconds_per_row,
             link=learner.link(),
-            last=goal == rows.total
-            or learner.clock() - began - learner.seconds_waited >= visit.budget_seconds,
+            last=last,
         )
         if reply is None and not learner.overlap:
             reply = yield from _awaited(learner)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skdist.compression import Change
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -147,8 +149,8 @@ class Update(NamedTuple):
         The rows of the round, counted along the segments of the visit.
     steps : int
         Mini-batch steps.
-    state : ndarray
-        Parameters at the end of the round.
+    state : ndarray or Change
+        Parameters at the end of the round, or how they differ from those of the last answer.
     base : int
         `Answer.foreign` of the answer that the round started from.
     loss : float
@@ -176,7 +178,7 @@ class Update(NamedTuple):
     start: int
     stop: int
     steps: int
-    state: np.ndarray
+    state: np.ndarray | Change
     base: int
     loss: float
     volatility: float
@@ -232,6 +234,8 @@ class Answer(NamedTuple):
         Mean rate scale of the updates of all learners, but for what the decay of the steps makes of it.
     seconds_held : float
         How long the answer was held back until others had come.
+    taken_in : bool
+        Whether the update counts: it may, although a newer attempt has taken the visit over since.
     """
 
     accepted: bool
@@ -251,6 +255,7 @@ class Answer(NamedTuple):
     rate: float = 1.0
     level: float = 1.0
     seconds_held: float = 0.0
+    taken_in: bool = True
 
 
 class Snapshot(NamedTuple):

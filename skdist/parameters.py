@@ -9,7 +9,7 @@ import numpy as np
 
 from skdist.control.aggregation import InverseVolatility, uniform_weights
 from skdist.messages import Update
-from skdist.models.arithmetic import add_difference, add_velocity
+from skdist.models.arithmetic import add_difference, add_velocity, mean_of
 
 
 class Pending(NamedTuple):
@@ -18,7 +18,9 @@ class Pending(NamedTuple):
     Attributes
     ----------
     update : Update
-        Where a round ended.
+        How a round went.
+    end : ndarray
+        Where it ended.
     base : ndarray
         Where it began.
     scale : float
@@ -36,6 +38,7 @@ class Pending(NamedTuple):
     """
 
     update: Update
+    end: np.ndarray
     base: np.ndarray
     scale: float
     staleness: float
@@ -84,6 +87,8 @@ class Parameters:
         one learner, and momentum ``m`` gives a factor ``1 / (1 - m)`` of that back. It moves ``state[0]``,
         the iterate. A running average, ``state[1]``, follows the iterates by itself: with a velocity of its
         own it would overshoot them.
+    statistics : bool
+        Whether the members after the first are statistics, such as variances, of which only means make sense.
 
     Attributes
     ----------
@@ -105,9 +110,11 @@ class Parameters:
         clock: float = 0.0,
         aggregator: InverseVolatility | None = None,
         momentum: float = 0.0,
+        statistics: bool = False,
     ) -> None:
         self.state, self.clock, self.version = state, clock, 0
         self._aggregator, self._momentum = aggregator, momentum
+        self._moved = 1 if statistics else len(state)
         self._velocity: np.ndarray | None = None
 
     @property
@@ -146,27 +153,30 @@ class Parameters:
         # A velocity that late updates have a part in must not last: they would go on being late.
         timely = sum([1 / (1 + item.staleness) for item in pending]) / len(pending)
         momentum = min(self._momentum, 1 - 1 / learners) * timely
-        present, first = self.state, pending[0]
+        present, first, moved = self.state, pending[0], self._moved
         timed = all(item.base is present and item.scale == 1.0 for item in pending)
         if timed and share == 1.0 and not momentum:
             # The mean of the copies themselves: equal ones stay as they are, and a single one is sequential
             # training to the bit.
-            self.state = first.update.state
+            self.state = first.end
             for item, weight in zip(pending[1:], weights[1:], strict=True):
                 mean = np.empty_like(present)
-                add_difference(mean, self.state, item.update.state, first.update.state, weight)
+                add_difference(mean[:moved], self.state[:moved], item.end[:moved], first.end[:moved], weight)
                 self.state = mean
             self._velocity = None
         else:
             self.state = np.empty_like(present)
-            start = present
+            out, start = self.state[:moved], present[:moved]
             for item, weight in zip(pending, weights, strict=True):
-                add_difference(self.state, start, item.update.state, item.base, weight * item.scale)
-                start = self.state
+                add_difference(out, start, item.end[:moved], item.base[:moved], weight * item.scale)
+                start = out
             if momentum:
                 if self._velocity is None:
                     self._velocity = np.zeros_like(present[:1])
                 add_velocity(self.state[:1], present[:1], self._velocity, momentum)
+        if moved < len(present) and self.state is not first.end:
+            factors = [weight * item.scale for item, weight in zip(pending, weights, strict=True)]
+            self.state[moved:] = mean_of(present[moved:], [item.end[moved:] for item in pending], factors)
         self.version += 1
         for item, weight in zip(pending, weights, strict=True):
             self.clock += weight * item.scale * item.update.steps

@@ -13,6 +13,7 @@ import numpy as np
 
 from skdist.attempts import Attempt, Attempts
 from skdist.backup import Backup
+from skdist.compression import Change
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.dispatch import EPOCH_LEAD
 from skdist.control.gates import Gate
@@ -70,6 +71,8 @@ class ParameterServer:
         Updates that are applied together and make one version, unless the gate decides it.
     momentum : float
         Of the server, at most: ``skdist.parameters.momentum_of`` tells how much for how many learners.
+    statistics : bool
+        Whether the members of the state after the first are statistics; see ``skdist.parameters.Parameters``.
     clock : float
         Steps made by earlier fits on the same state.
     time_source : callable
@@ -103,10 +106,11 @@ class ParameterServer:
         exchange_rows: int = 0,
         collect: int = 1,
         momentum: float = 0.0,
+        statistics: bool = False,
         clock: float = 0.0,
         time_source: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._parameters = Parameters(state, clock, aggregator, momentum)
+        self._parameters = Parameters(state, clock, aggregator, momentum, statistics)
         self._journal = Journal()
         self._schedule = schedule
         self._gate = gate if gate is not None else Gate()
@@ -211,6 +215,8 @@ class ParameterServer:
             staleness = float(max(self.version - member.solo - update.base, 0))
             # One of each learner makes a version: who is one behind has just missed the end of a round.
             late = max(staleness - 1, 0.0) if self._gate.collective else staleness
+            base = attempt.answer.state
+            end = update.state.on(base) if isinstance(update.state, Change) else update.state
             attempt.accept(update, late, now)
             scale = self._guarded(update, late)
             epoch, begin = attempt.visit.epoch_at(update.start), attempt.visit.segments[0]
@@ -219,9 +225,7 @@ class ParameterServer:
                 self._attempts.reached(learner, epoch)
             order = begin.partition, begin.start, update.visit
             self._pending.append(
-                Pending(
-                    update, attempt.answer.state, scale, staleness, learner, order, now - self._began, epoch
-                )
+                Pending(update, end, base, scale, staleness, learner, order, now - self._began, epoch)
             )
             # The staleness of an update becomes part of the window only for the rounds after it.
             self._roster.met(learner, late)
@@ -404,7 +408,7 @@ class ParameterServer:
         self._level += (plain - self._level) / (LEVEL_UPDATES * len(self._roster))
         if not self._adapter.guard or not staleness:
             return update.rate_scale
-        decay = self._schedule.decay(self.clock)
+        decay = max(self._schedule.decay(self.clock), 1.0)
         return min(update.rate_scale, self._adapter.rate_scale(staleness, reference, decay, self._level))
 
     def _end(self, attempt: Attempt) -> None:
@@ -414,7 +418,8 @@ class ParameterServer:
         if not self._roster[attempt.learner].visits:
             self._gate.leave(attempt.learner)
         if attempt.ticket is not None:
-            attempt.ticket.set_result(self._refuse(attempt))
+            # Who waits for an answer has been taken in.
+            attempt.ticket.set_result(self._refuse(attempt)._replace(taken_in=True))
             attempt.ticket = None
 
     def _advance(self, now: float) -> list[tuple[Future[Answer], Answer]]:
@@ -500,7 +505,7 @@ class ParameterServer:
         return Answer(
             accepted=False, state=self.state, offset=attempt.offset, version=self.version, foreign=0,
             clock=self.clock, staleness=math.nan, round_size=self._batch_size, efficiency=1.0, peers=0.0,
-            reference=0.0, last_epoch=self._last_epoch,
+            reference=0.0, last_epoch=self._last_epoch, taken_in=False,
         )  # fmt: skip
 
 

@@ -51,6 +51,7 @@ class RowModel:
     on_train: object = None
     loss_unit: float = 1.0
     exchange_rows: int = 0
+    statistics: bool = False
 
     def order(self, partition, number, epoch):
         return np.random.default_rng([number, epoch]).permutation(partition.n_rows)

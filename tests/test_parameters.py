@@ -16,7 +16,7 @@ def pending(state, base, number=0, scale=1.0, staleness=0.0, steps=1, volatility
         volatility=volatility, context=0.0, rate_scale=scale, round_size=1, efficiency=1.0,
         seconds_compute=0.0, seconds_exchange=0.0, seconds_per_row=0.0, link=Link(),
     )  # fmt: skip
-    return Pending(update, base, scale, staleness, str(number), (number,))
+    return Pending(update, state, base, scale, staleness, str(number), (number,))
 
 
 values = st.floats(-1e3, 1e3, width=32)
@@ -109,3 +109,45 @@ def test_arrays_are_replaced_and_never_written_to():
     parameters.apply([pending(end, state, i) for i, end in enumerate(ends)], learners=2, share=1.0)
     assert not state.any()
     assert (ends[0] == 1).all()
+
+
+rows = st.lists(st.floats(0, 1e3, width=32), min_size=3, max_size=3)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    present=rows,
+    ends=st.lists(st.tuples(rows, rows, st.floats(0.01, 1.0)), min_size=1, max_size=5),
+    share=st.floats(0.1, 1.0),
+)
+def test_statistics_lie_among_those_they_are_made_of(present, ends, share):
+    """Also those of late updates, whose differences may be larger than what is left."""
+    state = np.array([[1.0] * 3, present], np.float32)
+    parameters = Parameters(state, statistics=True, momentum=0.5)
+    items = [
+        pending(
+            np.array([[2.0] * 3, end], np.float32), np.array([[0.0] * 3, base], np.float32), i, scale=scale
+        )
+        for i, (end, base, scale) in enumerate(ends)
+    ]
+    parameters.apply(items, learners=len(ends), share=share)
+    known = np.array([present, *[end for end, _, _ in ends]])
+    slack = 1e-5 * known.max(axis=0)
+    assert (parameters.state[1] >= known.min(axis=0) - slack).all()
+    assert (parameters.state[1] <= known.max(axis=0) + slack).all()
+    assert (parameters.state[1] >= 0).all()
+    moved = share * np.mean([scale for _, _, scale in ends]) * 2.0
+    first = parameters.state[0] - 1.0
+    assert (first >= moved - 1e-4).all()  # the momentum adds to it
+
+
+def test_statistics_that_are_not_finite_are_those_of_the_sender():
+    begin = np.array([[0.0, 0.0, 0.0], [np.inf, -np.inf, 1.0]])
+    parameters = Parameters(begin, statistics=True)
+    ends = [
+        np.array([[1.0, 1.0, 1.0], [3.0, -np.inf, np.inf]]),
+        np.array([[1.0, 1.0, 1.0], [5.0, -np.inf, 2.0]]),
+    ]
+    parameters.apply([pending(end, begin, i) for i, end in enumerate(ends)], learners=2, share=1.0)
+    assert parameters.state[1].tolist() == [5.0, -np.inf, 2.0]
+    np.testing.assert_array_equal(parameters.state[0], 1.0)

@@ -92,7 +92,8 @@ class ServerActor:
             None after `HOLD_SECONDS`: the learner asks again with the same update.
         """
         server = self._served()
-        if update.state.nbytes < LOOP_BYTES:
+        small = server.state.nbytes < LOOP_BYTES
+        if small:
             reply = server.push(update)
         else:
             reply = await asyncio.to_thread(server.push, update)
@@ -102,7 +103,7 @@ class ServerActor:
             try:
                 return await asyncio.wait_for(asyncio.shield(waiting), server.patience())
             except TimeoutError:
-                if update.state.nbytes < LOOP_BYTES:
+                if small:
                     server.expire()
                 else:  # it may have to make a version
                     await asyncio.to_thread(server.expire)
@@ -225,6 +226,11 @@ class Connection:
     def is_local(self) -> bool:
         """Whether the actor lives in this worker: a call is then a function call."""
         return bool(self._worker.address == self._ref.address)
+
+    @property
+    def incarnation(self) -> int:
+        """Which server of the fit it is."""
+        return self._ref.incarnation
 
     def post(self, method: str, *args: Any) -> Future[Any]:
         """Start a call from a task's thread and return its future."""

@@ -181,7 +181,7 @@ def _visit(
     worker = plugin.worker
     began, started = time.perf_counter(), time.time()
     learner = plugin.take_learner()
-    learner.begin()  # a join may be refused
+    learner.begin(server.incarnation)  # a join may be refused
     attempt = f"{learner.name}@{started}"
     offset, last_epoch, number, lost = 0, order.epoch, 1, False
     try:

@@ -17,6 +17,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from skdist.checkpoint import Checkpoint
+from skdist.compression import codec_of
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
@@ -29,7 +30,7 @@ from skdist.estimators.labels import check_labels
 from skdist.estimators.local import Rows, train_in_process, train_simulated, validation_rows
 from skdist.estimators.plan import Past, Plan
 from skdist.estimators.routing import choose_client, is_collection
-from skdist.estimators.settings import SettingsMixin
+from skdist.estimators.settings import SettingsMixin, written_out
 from skdist.fitting import FitResult, FitSettings
 from skdist.models.partition import bytes_of, refuse_missing
 from skdist.models.validation import HoldOut
@@ -48,6 +49,9 @@ class DistributedBase(CallbackSupport, SettingsMixin):
 
     #: Whether rows in memory may have more than one dimension.
     _rows_of_any_shape: ClassVar[bool] = False
+
+    #: Whether the history goes on in a warm start.
+    _keeps_history: ClassVar[bool] = False
 
     _auto_settings: ClassVar[dict[str, Any]] = {
         "rate_adapter": StalenessWindow,
@@ -164,7 +168,9 @@ class DistributedBase(CallbackSupport, SettingsMixin):
         if active_cluster() is not None:
             raise ValueError("A simulated cluster writes no checkpoints.")
         given = {
-            name: repr(value) for name, value in self.get_params(deep=False).items() if name not in self._free
+            name: written_out(value)
+            for name, value in self.get_params(deep=False).items()
+            if name not in self._free
         }
         if not isinstance(self.random_state, Integral | None):
             given["random_state"] = "a generator"
@@ -214,6 +220,7 @@ class DistributedBase(CallbackSupport, SettingsMixin):
             verbose=self.verbose,
             planner=self._setting("planner"),
             hold_out=HoldOut(self.validation_fraction, seed) if holds_out else None,
+            codec=codec_of(getattr(self, "compression", None)),
         )
         plan = self._plan(past, seed, going_on, classes)
         reset = past is None or not going_on
@@ -253,7 +260,8 @@ class DistributedBase(CallbackSupport, SettingsMixin):
             result = scores.conclude(result)
         self.validation_scores_ = None if scores is None else scores.scores
         self.best_validation_score_ = None if scores is None else max(scores.scores)
-        self._adopt(plan, result, keep_history=going_on and past is not None, tol=tol)
+        keep_history = past is not None and (going_on or self._keeps_history)
+        self._adopt(plan, result, keep_history=keep_history, tol=tol)
 
     def _plan(self, past: Past | None, seed: int, going_on: bool, classes: np.ndarray | None) -> Plan:
         raise NotImplementedError

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sklearn.utils._param_validation import StrOptions
 
-from skdist.estimators.perceptrons import DistributedMLPBase
+from skdist.compression import Codec
+from skdist.control.aggregation import InverseVolatility
+from skdist.control.latency import LatencyBatchSizer
+from skdist.control.pressure import PressurePlanner
+from skdist.control.staleness import StalenessWindow
+from skdist.estimators.perceptrons import REGRESSIONS, DistributedMLPBase
 from skdist.estimators.torch_methods import ClassifierMethods, RegressorMethods
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 class DistributedMLPClassifier(ClassifierMethods, DistributedMLPBase):
@@ -60,8 +69,10 @@ class DistributedMLPClassifier(ClassifierMethods, DistributedMLPBase):
         Share of the rows that early stopping holds out.
     beta_1, beta_2, epsilon : float, default=0.9, 0.999, 1e-8
         For ``solver='adam'``.
-    n_iter_no_change : int, default=10
+    n_iter_no_change : int or inf, default=10
         Passes without improvement before training ends.
+    max_fun : int, default=15000
+        For ``solver='lbfgs'``, which there is not.
     class_weight : dict, 'balanced' or None, default=None
         Factors of the sample weights by label.
     device : str, default='auto'
@@ -69,6 +80,8 @@ class DistributedMLPClassifier(ClassifierMethods, DistributedMLPBase):
     n_jobs, mode, max_staleness, round_size, rate_adapter, batch_sizer, planner, aggregator, collect, \
             server_momentum, client
         As in `DistributedSGDClassifier`.
+    compression : {'float16', 'bfloat16', 'topk'}, TopK or None, default=None
+        Of the updates that learners send, as in `DistributedTorchClassifier`.
 
     Attributes
     ----------
@@ -118,11 +131,14 @@ class DistributedMLPRegressor(RegressorMethods, DistributedMLPBase):
 
     Parameters
     ----------
+    loss : {'squared_error', 'poisson'}, default='squared_error'
+        Half of the squared error, or half of the Poisson deviance, for counts and rates: the prediction is
+        then the exponential of the output.
     hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, \
             max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, \
-            early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, device, n_jobs, \
-            mode, max_staleness, round_size, rate_adapter, batch_sizer, planner, aggregator, collect, \
-            server_momentum, client
+            early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun, \
+            device, n_jobs, mode, max_staleness, round_size, rate_adapter, batch_sizer, planner, \
+            aggregator, collect, server_momentum, compression, client
         As in `DistributedMLPClassifier`; scores are R^2.
     class_weight : None
         There are no classes.
@@ -139,12 +155,96 @@ class DistributedMLPRegressor(RegressorMethods, DistributedMLPBase):
     >>> from skdist import DistributedMLPRegressor
     >>> X = np.random.default_rng(0).uniform(-1, 1, (500, 1))
     >>> y = np.sin(3 * X[:, 0])
-    >>> reg = DistributedMLPRegressor((32,), learning_rate_init=0.01, random_state=0).fit(X, y)
-    >>> reg.score(X, y) > 0.95
+    >>> reg = DistributedMLPRegressor(learning_rate_init=0.01, random_state=0)
+    >>> reg.fit(X, y).score(X, y) > 0.95
     True
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **DistributedMLPBase._parameter_constraints,
+        "loss": [StrOptions(set(REGRESSIONS))],
         "class_weight": [None],
     }
+
+    def __init__(
+        self,
+        loss: str = "squared_error",
+        hidden_layer_sizes: int | Sequence[int] = (100,),
+        activation: str = "relu",
+        *,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: str | int = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float | None = 1e-4,
+        verbose: int = 0,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15_000,
+        class_weight: Any = None,
+        device: str = "auto",
+        n_jobs: int | None = None,
+        mode: str = "async",
+        max_staleness: int = 2,
+        round_size: str | int = "auto",
+        rate_adapter: str | StalenessWindow | None = "auto",
+        batch_sizer: str | LatencyBatchSizer | None = "auto",
+        planner: str | PressurePlanner | None = "auto",
+        aggregator: str | InverseVolatility | None = "auto",
+        collect: str | int = "auto",
+        server_momentum: str | float = 0.0,
+        compression: str | Codec | None = None,
+        client: Client | None = None,
+    ) -> None:
+        super().__init__(
+            hidden_layer_sizes,
+            activation,
+            solver=solver,
+            alpha=alpha,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            learning_rate_init=learning_rate_init,
+            power_t=power_t,
+            max_iter=max_iter,
+            shuffle=shuffle,
+            random_state=random_state,
+            tol=tol,
+            verbose=verbose,
+            warm_start=warm_start,
+            momentum=momentum,
+            nesterovs_momentum=nesterovs_momentum,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            n_iter_no_change=n_iter_no_change,
+            max_fun=max_fun,
+            class_weight=class_weight,
+            device=device,
+            n_jobs=n_jobs,
+            mode=mode,
+            max_staleness=max_staleness,
+            round_size=round_size,
+            rate_adapter=rate_adapter,
+            batch_sizer=batch_sizer,
+            planner=planner,
+            aggregator=aggregator,
+            collect=collect,
+            server_momentum=server_momentum,
+            compression=compression,
+            client=client,
+        )
+        self.loss = loss

@@ -13,6 +13,7 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
+from skdist.compression import Codec
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
@@ -24,7 +25,7 @@ from skdist.estimators.torch_plan import TorchPlan
 from skdist.models.model import Decay
 from skdist.models.torch.flat import seeded
 from skdist.models.torch.losses import Criterion
-from skdist.models.torch.model import StepFactor, TorchModel, raw_predictions
+from skdist.models.torch.model import StepFactor, TorchModel
 from skdist.preparation import automatic_batch_size
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class DistributedTorchBase(PrefixedMixin, TorchBase):
         aggregator: str | InverseVolatility | None = "auto",
         collect: str | int = "auto",
         server_momentum: str | float = 0.0,
+        compression: str | Codec | None = None,
         client: Client | None = None,
         **prefixed: Any,
     ) -> None:
@@ -130,6 +132,7 @@ class DistributedTorchBase(PrefixedMixin, TorchBase):
         self.aggregator = aggregator
         self.collect = collect
         self.server_momentum = server_momentum
+        self.compression = compression
         self.client = client
         self._take(prefixed)
 
@@ -154,12 +157,11 @@ class DistributedTorchBase(PrefixedMixin, TorchBase):
             optimizer,
             params,
             n_classes=0 if plan.classes is None else len(plan.classes),
-            batch_size=automatic_batch_size(plan.n_rows)
-            if self.batch_size == "auto"
-            else int(self.batch_size),
+            batch_size=plan.batch_rows(self.batch_size, automatic_batch_size(plan.n_rows)),
             shape=plan.shape,
             schedule=self._schedule(),
             class_weights=plan.class_factors,
+            weight_unit=plan.mean_weight,
             clip_norm=self.clip_norm,
             transform=self.transform,
             dtype=None if self.input_dtype is None else getattr(torch, self.input_dtype),
@@ -207,18 +209,30 @@ def _probe(model: TorchModel, plan: TorchPlan) -> None:
     shape, inputs = plan.shape, model.inputs(torch.device("cpu"))
     row = torch.zeros((1, *shape)).to(torch.float32).numpy()
     try:
-        outputs = raw_predictions(copy.deepcopy(model.module).float().eval(), inputs, row)
+        with torch.inference_mode():
+            outputs = copy.deepcopy(model.module).float().eval()(inputs(row))
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
         raise ValueError(
             f"The module cannot take rows of shape {shape}: {error}. Change the module, reshape rows with "
             "transform=..., or give the module another input_dtype."
         ) from error
-    found = outputs.shape[1]
-    wanted = {1} if plan.regression else {model.n_classes}
-    if not plan.regression and model.criterion.link == "logistic" and model.n_classes == 2:
-        wanted = {1}
-    if found not in wanted:
+    if not isinstance(outputs, torch.Tensor):
+        raise ValueError(f"The module must return one tensor, it returned a {type(outputs).__name__}.")
+    wanted = 1 if plan.regression else model.n_classes
+    if model.criterion.link == "logistic" and model.n_classes == 2:
+        wanted = 1
+    if outputs.numel() != wanted:
         what = "a regression" if plan.regression else f"{model.n_classes} classes"
         raise ValueError(
-            f"The module has {found} outputs; for {what} and this criterion it needs {min(wanted)}."
+            f"The module has {outputs.numel()} outputs; for {what} and this criterion it needs {wanted}."
         )
+    try:
+        model.criterion.compare(model.criterion.make(), outputs.float(), model.criterion.targets(np.zeros(1)))
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"criterion={model.criterion.name} cannot compare outputs of shape (n, "
+            f"{', '.join(map(str, outputs.shape[1:]))}) with "
+            f"{'numbers' if plan.regression else 'class codes, integers from 0 on'}: {error}. Use "
+            "CrossEntropyLoss, NLLLoss or BCEWithLogitsLoss for classes and MSELoss for numbers, or a "
+            "function (outputs, targets) of your own that gives a loss for each row."
+        ) from error

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, Options, StrOptions
 from torch import nn
 
+from skdist.compression import Codec
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
@@ -20,8 +21,8 @@ from skdist.estimators.plan import Plan
 from skdist.estimators.torch_base import TorchBase
 from skdist.estimators.torch_plan import TorchPlan
 from skdist.models.torch.flat import seeded
-from skdist.models.torch.losses import Criterion
-from skdist.models.torch.mlp import MLPModel, half_squared_error, perceptron
+from skdist.models.torch.losses import Criterion, half_poisson_deviance, half_squared_error
+from skdist.models.torch.mlp import MLPModel, perceptron
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -30,8 +31,24 @@ if TYPE_CHECKING:
 MOST_AUTOMATIC_BATCH = 200
 
 
+#: Losses of a regression.
+REGRESSIONS: dict[str, Any] = {"squared_error": half_squared_error, "poisson": half_poisson_deviance}
+
+#: What scikit-learn calls the function of the outputs that predicts.
+OUT_ACTIVATIONS: dict[Any, str] = {
+    half_squared_error: "identity",
+    half_poisson_deviance: "exp",
+    nn.BCEWithLogitsLoss: "logistic",
+    nn.CrossEntropyLoss: "softmax",
+}
+
+
 class DistributedMLPBase(TorchBase):
     """What both perceptrons share; parameters and attributes are those of the estimators."""
+
+    _keeps_history = True  # and so does the loss curve, as in scikit-learn
+
+    loss: str
 
     _row_dtypes: ClassVar[list[Any]] = [np.float32, np.float16, np.uint8, np.int8, np.bool_]
 
@@ -39,7 +56,7 @@ class DistributedMLPBase(TorchBase):
         **TorchBase._parameter_constraints,
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions({"identity", "logistic", "tanh", "relu"})],
-        "solver": [StrOptions({"sgd", "adam"})],
+        "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
@@ -49,6 +66,8 @@ class DistributedMLPBase(TorchBase):
         "beta_1": [Interval(Real, 0, 1, closed="left")],
         "beta_2": [Interval(Real, 0, 1, closed="left")],
         "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "max_fun": [Interval(Integral, 1, None, closed="left")],
         "device": [str],
     }
 
@@ -76,7 +95,8 @@ class DistributedMLPBase(TorchBase):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
-        n_iter_no_change: int = 10,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15_000,
         class_weight: Any = None,
         device: str = "auto",
         n_jobs: int | None = None,
@@ -89,6 +109,7 @@ class DistributedMLPBase(TorchBase):
         aggregator: str | InverseVolatility | None = "auto",
         collect: str | int = "auto",
         server_momentum: str | float = 0.0,
+        compression: str | Codec | None = None,
         client: Client | None = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -113,6 +134,7 @@ class DistributedMLPBase(TorchBase):
         self.beta_2 = beta_2
         self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
         self.class_weight = class_weight
         self.device = device
         self.n_jobs = n_jobs
@@ -125,12 +147,25 @@ class DistributedMLPBase(TorchBase):
         self.aggregator = aggregator
         self.collect = collect
         self.server_momentum = server_momentum
+        self.compression = compression
         self.client = client
+
+    @property
+    def _adaptive(self) -> bool:
+        return self.solver == "sgd" and self.learning_rate == "adaptive"
+
+    def _check_combinations(self) -> None:
+        if self.solver == "lbfgs":
+            raise ValueError(
+                "solver='lbfgs' needs the loss of all rows, several times, for each step: nothing that "
+                "learners could do apart. Use 'adam' or 'sgd', or scikit-learn's own for small data."
+            )
+        super()._check_combinations()
 
     def _criterion(self, classes: np.ndarray | None) -> Criterion:
         """Return the loss for these labels."""
         if classes is None:
-            return Criterion(half_squared_error, regression=True)
+            return Criterion(REGRESSIONS[self.loss], regression=True)
         return Criterion(nn.BCEWithLogitsLoss if len(classes) == 2 else nn.CrossEntropyLoss)
 
     def _make_model(self, plan: TorchPlan) -> MLPModel:
@@ -142,7 +177,7 @@ class DistributedMLPBase(TorchBase):
             )
         outputs = 1 if plan.classes is None or len(plan.classes) == 2 else len(plan.classes)
         sizes = [*plan.shape, *map(int, units), outputs]
-        batch = min(MOST_AUTOMATIC_BATCH, plan.n_rows) if self.batch_size == "auto" else int(self.batch_size)
+        batch = plan.batch_rows(self.batch_size, min(MOST_AUTOMATIC_BATCH, plan.n_rows))
         rate = float(self.learning_rate_init)
         optimizer: type[torch.optim.Optimizer] = torch.optim.SGD
         nesterov = bool(self.nesterovs_momentum and self.momentum)
@@ -163,6 +198,7 @@ class DistributedMLPBase(TorchBase):
                 eta0=rate, power_t=self.power_t, alpha=self.alpha, average_from=np.inf,
             ),
             class_weights=plan.class_factors,
+            weight_unit=plan.mean_weight,
             l2=float(self.alpha),
             device=self.device,
             shuffle=self.shuffle,
@@ -172,16 +208,17 @@ class DistributedMLPBase(TorchBase):
 
     def _fitted(self, plan: Plan, state: np.ndarray) -> dict[str, Any]:
         fitted = super()._fitted(plan, state)
-        layers = [layer for layer in fitted["module_"] if isinstance(layer, nn.Linear)]
-        regression = plan.classes is None
-        link = "identity" if regression else "softmax" if layers[-1].out_features > 1 else "logistic"
+        link = OUT_ACTIVATIONS[self._criterion(plan.classes).kind]
+        return {**fitted, "out_activation_": link}
+
+    def _about_module(self, module: nn.Module) -> dict[str, Any]:
+        layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
         return {
-            **fitted,
+            **super()._about_module(module),
             "coefs_": [layer.weight.detach().numpy().T.copy() for layer in layers],
             "intercepts_": [layer.bias.detach().numpy().copy() for layer in layers],
             "n_layers_": len(layers) + 1,
             "n_outputs_": layers[-1].out_features,
-            "out_activation_": link,
         }
 
     @property

@@ -63,6 +63,9 @@ class DistributedTorchClassifier(ClassifierMethods, DistributedTorchBase):
     server_momentum : 'auto' or float, default=0.0
         Nesterov momentum of the server, the outer optimizer of DiLoCo (arXiv:2311.08105); 0 is plain
         averaging. ``'auto'`` is that of `DistributedSGDClassifier`.
+    compression : {'float16', 'bfloat16', 'topk'}, TopK or None, default=None
+        Of the updates that learners send: 16 bits for each parameter, or the 5 % of the entries that are the
+        largest (``TopK(share=0.05)``). What an update leaves out is part of the learner's next one.
     **prefixed
         ``module__...``, ``criterion__...`` and ``optimizer__...``.
 
@@ -104,7 +107,7 @@ class DistributedTorchRegressor(RegressorMethods, DistributedTorchBase):
     module, optimizer, learning_rate, power_t, clip_norm, max_iter, tol, batch_size, transform, input_dtype, \
             device, autocast, warm_start, shuffle, verbose, n_jobs, random_state, early_stopping, \
             validation_fraction, n_iter_no_change, mode, max_staleness, round_size, rate_adapter, \
-            batch_sizer, planner, aggregator, collect, server_momentum, client, **prefixed
+            batch_sizer, planner, aggregator, collect, server_momentum, compression, client, **prefixed
         As in `DistributedTorchClassifier`; scores are R^2.
     criterion : type, nn.Module, callable or None, default=None
         As there; None is ``nn.MSELoss``.

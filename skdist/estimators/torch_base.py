@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import numpy as np
 from scipy.special import expit, log_expit, log_softmax
 from sklearn.base import is_classifier
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from skdist.compression import CODECS, Codec
 from skdist.estimators.base import DistributedBase
 from skdist.estimators.plan import Past, Plan
 from skdist.estimators.torch_plan import TorchClassifierPlan, TorchPlan, TorchRegressorPlan, Training
 from skdist.fitting import FitResult
 from skdist.models.arrays import convert_arrays
 from skdist.models.torch.model import TorchModel, raw_predictions
+from skdist.models.torch.trainer import Memory
 from skdist.models.validation import decide
 
 
@@ -59,10 +63,11 @@ class ModulePredictor(NamedTuple):
             raise ValueError(
                 f"Rows of X have shape {X.shape[1:]}, but the features of the fit had {self.model.shape}."
             )
-        device = self.model.place("0")
+        device = self.model.place_to_predict()
         module = self.model.module if device.type == "cpu" else copy.deepcopy(self.model.module).to(device)
         z = raw_predictions(module, self.model.inputs(device), X)
         if self.classes is None:
+            z = np.exp(z) if self.model.criterion.link == "exp" else z
             return (z[:, 0] if z.shape[1] == 1 else z).astype(np.float32)
         if method == "predict":
             return np.asarray(self.classes[decide(z)])
@@ -89,6 +94,13 @@ class TorchBase(DistributedBase):
         np.float32, np.float16, np.uint8, np.int8, np.int16, np.int32, np.int64, np.bool_,
     ]  # fmt: skip
 
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **DistributedBase._parameter_constraints,
+        "compression": [StrOptions(set(CODECS)), *get_args(Codec), None],
+    }
+
+    _free: ClassVar[tuple[str, ...]] = (*DistributedBase._free, "device", "autocast", "compression")
+
     module_: nn.Module
 
     def _check_probabilities(self) -> None:
@@ -100,11 +112,21 @@ class TorchBase(DistributedBase):
 
     def _check_combinations(self) -> None:
         super()._check_combinations()
-        if self.learning_rate == "adaptive" and self.early_stopping:
+        if self._adaptive and self.tol is None:
+            raise ValueError(
+                "learning_rate='adaptive' cuts the step size when the loss settles by less than tol, and "
+                "tol=None never says so. Give tol a number, such as 1e-4."
+            )
+        if self._adaptive and self.early_stopping:
             raise ValueError(
                 "learning_rate='adaptive' follows the training loss, and early_stopping=True does without "
                 "it. Use 'constant', or early_stopping=False."
             )
+
+    @property
+    def _adaptive(self) -> bool:
+        """Whether step sizes follow the training loss."""
+        return isinstance(self.learning_rate, str) and self.learning_rate == "adaptive"
 
     def _start(self) -> Past | None:
         """Return where `fit` starts, if not from the beginning."""
@@ -112,7 +134,7 @@ class TorchBase(DistributedBase):
 
     def _past(self) -> Past:
         classes = getattr(self, "classes_", None)
-        return Past(None, None, Training(self.module_, self._training), classes, self.history_)
+        return Past(None, None, Training(self.module_, *self._training), classes, self.history_)
 
     def _plan(self, past: Past | None, seed: int, going_on: bool, classes: np.ndarray | None) -> Plan:
         if is_classifier(self):
@@ -122,16 +144,35 @@ class TorchBase(DistributedBase):
     def _fitted(self, plan: Plan, state: np.ndarray) -> dict[str, Any]:
         assert isinstance(plan, TorchPlan)
         assert plan.model is not None
-        fitted: dict[str, Any] = {"module_": plan.model.trained(state), "_model": plan.model}
+        model = replace(plan.model, memories={})
+        fitted = {**self._about_module(model.trained(state)), "_model": model}
         return {**fitted, "classes_": plan.classes} if plan.classes is not None else fitted
 
-    def _training_of(self, plan: Plan, result: FitResult) -> float:
-        return result.clock
+    def _about_module(self, module: nn.Module) -> dict[str, Any]:
+        """Return the attributes that say what a trained module is."""
+        return {"module_": module}
+
+    def _training_of(self, plan: Plan, result: FitResult) -> tuple[float, dict[str, Memory]]:
+        # They are twice as large as the parameters: what `fit` has trained is kept without.
+        trainers: Mapping[str, Any] = result.trainers if plan.going_on else {}
+        return result.clock, {name: trainer.memory() for name, trainer in trainers.items()}
 
     def _predictor(self) -> ModulePredictor:
         classes = getattr(self, "classes_", None)
         model = replace(self._model, module=self.module_.eval())
         return ModulePredictor(model, classes, not self._rows_of_any_shape)
+
+    def _validated(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
+        shape = np.shape(y)
+        if len(shape) == 2 and shape[1] > 1:
+            what, tool = "labels", "MultiOutputClassifier"
+            if not is_classifier(self):
+                what, tool = "targets", "MultiOutputRegressor"
+            raise ValueError(
+                f"y should be a 1d array, got an array of shape {shape} instead: several {what} for a row "
+                f"are not supported. Train a model for each of them: sklearn.multioutput.{tool}."
+            )
+        return super()._validated(X, y, sample_weight, reset)
 
     def to_torch(self) -> nn.Module:
         """Return a copy of the trained module, in evaluation mode: it predicts without skdist.
@@ -185,4 +226,5 @@ class TorchBase(DistributedBase):
             load_model(module, str(path))
         except RuntimeError as error:
             raise ValueError(f"{path} does not hold the weights of this module: {error}") from error
-        self.module_ = module.eval()
+        for name, value in self._about_module(module.eval()).items():
+            setattr(self, name, value)

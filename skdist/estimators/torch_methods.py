@@ -32,6 +32,8 @@ class ClassifierMethods(ClassifierMixin, TorchBase):
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
+        checkpoint: str | None = None,
+        resume: bool | str = False,
     ) -> Self:
         """Train on all rows, but for those that ``early_stopping`` holds out.
 
@@ -41,6 +43,8 @@ class ClassifierMethods(ClassifierMixin, TorchBase):
             Training data, of any number of dimensions. Dask collections stay on the cluster.
         y, sample_weight, X_val, y_val, sample_weight_val
             As in `DistributedSGDClassifier.fit`.
+        checkpoint, resume
+            As there. Parameters and buffers are in the file; where training goes on, optimizers begin anew.
 
         Returns
         -------
@@ -53,16 +57,18 @@ class ClassifierMethods(ClassifierMixin, TorchBase):
         skdist.exceptions.DivergedError
             Where the loss is not finite any more.
         """
-        self._fit((X, y, sample_weight), self._start(), (X_val, y_val, sample_weight_val))
+        validation = X_val, y_val, sample_weight_val
+        self._fit((X, y, sample_weight), self._start(), validation, checkpoint, resume)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
         self, X: Any, y: Any, classes: np.ndarray | None = None, sample_weight: Any = None
     ) -> Self:
-        """Train one pass over some rows, from where the parameters stand; optimizers begin anew.
+        """Train one pass over some rows, from where training stands.
 
-        Parameters and errors as in `DistributedSGDClassifier.partial_fit`.
+        In this process each learner goes on with the optimizer of the last call; on a cluster optimizers
+        begin anew. Parameters and errors as in `DistributedSGDClassifier.partial_fit`.
 
         Returns
         -------
@@ -117,6 +123,8 @@ class RegressorMethods(RegressorMixin, TorchBase):
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
+        checkpoint: str | None = None,
+        resume: bool | str = False,
     ) -> Self:
         """Train on all rows; parameters and errors as in `DistributedTorchClassifier.fit`.
 
@@ -124,12 +132,13 @@ class RegressorMethods(RegressorMixin, TorchBase):
         -------
         self
         """
-        self._fit((X, y, sample_weight), self._start(), (X_val, y_val, sample_weight_val))
+        validation = X_val, y_val, sample_weight_val
+        self._fit((X, y, sample_weight), self._start(), validation, checkpoint, resume)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train one pass over some rows, from where the parameters stand; the optimizer begins anew.
+        """Train one pass over some rows, from where training stands, as in `ClassifierMethods.partial_fit`.
 
         Returns
         -------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from skdist.intake import Arrays
 from skdist.models.targets import Classes, Numbers
 from skdist.models.torch.flat import FlatModule
 from skdist.models.torch.model import TorchModel
+from skdist.models.torch.trainer import Memory
 from skdist.preparation import Summary
 
 
@@ -26,10 +28,13 @@ class Training(NamedTuple):
         As it is trained until now.
     clock : float
         Steps made.
+    memories : mapping of str to Memory
+        Of the optimizers of learners in this process.
     """
 
     module: nn.Module
     clock: float
+    memories: Mapping[str, Memory]
 
 
 class TorchPlan(Plan):
@@ -43,11 +48,14 @@ class TorchPlan(Plan):
         Rows to train on.
     shape : tuple of int
         Of a row.
+    mean_weight : float
+        Of the rows, class weights included.
     """
 
     model: TorchModel | None = None
     n_rows = 0
     shape: tuple[int, ...] = ()
+    mean_weight = 1.0
 
     @property
     def intake(self) -> Arrays:
@@ -62,7 +70,7 @@ class TorchPlan(Plan):
 
     def _model(self, summaries: Sequence[Summary]) -> tuple[TorchModel, np.ndarray, float]:
         self.n_rows, self.shape = sum(summary.rows for summary in summaries), summaries[0].shape
-        self._check_weights()
+        self.mean_weight = self._total_weight() / self.n_rows
         self.model, clock, past = self.estimator._make_model(self), 0.0, self.past
         if past is not None:
             self._check_classes(past)
@@ -70,10 +78,23 @@ class TorchPlan(Plan):
             _check_alike(training.module, self.model.module)
             self.model = replace(self.model, module=training.module)
             # A warm start keeps the parameters, but its step sizes begin anew.
-            clock = training.clock if self.going_on else 0.0
+            if self.going_on:
+                clock = training.clock
+                self.model = replace(self.model, memories=training.memories)
         return self.model, FlatModule(self.model.module).state(), clock
 
-    def _check_weights(self) -> None:
+    def batch_rows(self, wanted: str | int, automatic: int) -> int:
+        """Return the rows of a step, no more than there are."""
+        if isinstance(wanted, str):
+            return automatic
+        if wanted > self.n_rows:
+            warnings.warn(
+                f"batch_size={wanted} is larger than the {self.n_rows} rows: a step takes all of them.",
+                stacklevel=2,
+            )
+        return min(int(wanted), self.n_rows)
+
+    def _total_weight(self) -> float:
         targets = self.targets
         if isinstance(targets, Numbers):
             total = targets.weight
@@ -83,6 +104,7 @@ class TorchPlan(Plan):
             total = float(targets.weights @ (factors if len(factors) else np.ones(len(targets.labels))))
         if not total > 0:
             raise ValueError("The sum of sample_weight, times class_weight, must be positive.")
+        return total
 
 
 def _check_alike(before: nn.Module, now: nn.Module) -> None:

@@ -5,6 +5,8 @@ NumPy would write a temporary array for each operation, and take its pages from 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from skdist.models.compile import as_input, kernel
@@ -35,6 +37,20 @@ def add_velocity(out: np.ndarray, before: np.ndarray, velocity: np.ndarray, mome
     """
     flat = as_input(before).reshape(-1)
     _add_velocity(out.reshape(-1), flat, velocity.reshape(-1), out.dtype.type(momentum))
+
+
+def mean_of(present: np.ndarray, ends: Sequence[np.ndarray], factors: Sequence[float]) -> np.ndarray:
+    """Return the mean of ``ends``, weighted by ``factors``, and of ``present``, which has what is left of 1.
+
+    No value is outside of those that it is a mean of. Where one of these is not finite, that of the last of
+    ``ends`` counts alone.
+    """
+    total = max(sum(factors), 1.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean: np.ndarray = max(1.0 - sum(factors), 0.0) * present
+        for end, factor in zip(ends, factors, strict=True):
+            mean += factor / total * end
+    return np.where(np.isfinite(mean), mean, ends[-1])
 
 
 @kernel

@@ -82,9 +82,12 @@ class LinearModel:
         For `order`.
     inner_parallel : bool
         Whether training uses threads of BLAS or OpenMP; it does not.
+    statistics : bool
+        Whether further members are statistics; they are averages of iterates.
     """
 
     inner_parallel: ClassVar[bool] = False
+    statistics: ClassVar[bool] = False
 
     loss: str
     n_classes: int
@@ -107,6 +110,15 @@ class LinearModel:
     sweep: int = 1
     shuffle: bool = True
     seed: int = 0
+
+    def problem(self) -> dict[str, Any]:
+        """Return what must be the same where training goes on from a checkpoint, in terms of JSON."""
+        return {
+            "features": self.n_features,
+            "dtype": str(self.dtype),
+            "sparse": bool(self.sparse),
+            "members": list(self.members),
+        }
 
     @property
     def n_problems(self) -> int:

@@ -74,6 +74,9 @@ class LoopModel(Protocol):
         Rows of a step.
     schedule : Decay
         Step sizes.
+    statistics : bool
+        Whether the further members are statistics of rows, such as means and variances: they are averaged and
+        never moved by differences, which could leave the range that makes sense.
     """
 
     @property
@@ -81,6 +84,9 @@ class LoopModel(Protocol):
 
     @property
     def schedule(self) -> Decay: ...  # noqa: D102
+
+    @property
+    def statistics(self) -> bool: ...  # noqa: D102
 
     def order(self, partition: Partition, number: int, epoch: int) -> np.ndarray:
         """Return the order in which ``epoch`` reads the rows of partition ``number``."""
@@ -120,6 +126,10 @@ class Model(LoopModel, Protocol):
 
     @property
     def loss_unit(self) -> float: ...  # noqa: D102
+
+    def problem(self) -> dict[str, Any]:
+        """Return what must be the same where training goes on from a checkpoint, in terms of JSON."""
+        ...
 
     def accept(self, partition: Partition, classes: np.ndarray | None) -> Partition:
         """Return a partition as the trainers read it, its codes those of ``classes``."""

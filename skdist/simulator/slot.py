@@ -24,7 +24,7 @@ class TimedModel:
 
     def __init__(self, model: Any, slot: Slot) -> None:
         self._model, self._slot = model, slot
-        self.batch_size, self.schedule = model.batch_size, model.schedule
+        self.batch_size, self.schedule, self.statistics = model.batch_size, model.schedule, model.statistics
         self.order, self.steps, self.new_noise = model.order, model.steps, model.new_noise
 
     def trainer(self, name: str) -> TimedTrainer:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from distributed import wait
 
-from skdist import DistributedMLPClassifier, DistributedTorchClassifier, DistributedTorchRegressor
+from skdist import DistributedMLPClassifier, DistributedTorchClassifier, DistributedTorchRegressor, TopK
+from skdist.cluster.plugin import LearnerPlugin
 from skdist.exceptions import DivergedError
 from skdist.testing import slow_down
 from tests.cluster.conftest import client, cluster  # noqa: F401
@@ -114,3 +115,77 @@ def test_perceptrons_of_rows_in_memory(client, rows):  # noqa: F811
     clf = DistributedMLPClassifier(max_iter=3, client=client, tol=None, random_state=0).fit(*rows)
     assert clf.n_iter_ == 3
     assert clf.predict(rows[0]).shape == (800,)
+
+
+@pytest.mark.parametrize("compression", ["float16", "bfloat16", TopK(share=0.1)])
+@pytest.mark.parametrize("make", [net, perceptron])
+def test_compressed_updates_train_as_well(client, blocks, rows, make, compression):  # noqa: F811
+    clf = make(max_iter=30, compression=compression, client=client).fit(*blocks)
+    assert clf.score(*rows) > make(max_iter=30, client=client).fit(*blocks).score(*rows) - 0.03
+    assert [epoch.rows for epoch in clf.history_.epochs] == [800] * 30
+    assert len({record.worker for record in clf.history_.rounds}) == 2
+
+
+def trainers_of(dask_worker):
+    """Return the trainers of the learners on a worker that are between two visits."""
+    plugins = [each for each in dask_worker.plugins.values() if isinstance(each, LearnerPlugin)]
+    return [learner.trainer for each in plugins for learner in each._idle if learner.trainer is not None]
+
+
+def steps_behind(dask_worker):
+    """Return how many steps their optimizers remember."""
+    return [trainer._made for trainer in trainers_of(dask_worker)]
+
+
+def sent_sizes(dask_worker):
+    """Return the sizes of the parameters that they train."""
+    return [trainer.flat.n_parameters for trainer in trainers_of(dask_worker)]
+
+
+@pytest.mark.parametrize("compression", [None, "topk"])
+def test_optimizers_remember_the_visits_before(client, blocks, compression):  # noqa: F811
+    """What they have gathered outlives visits: each step of a fit is one of theirs."""
+    seen = []
+
+    class Look(EpochLook):
+        def look(self):
+            seen.append(client.run(steps_behind))
+
+    clf = perceptron(max_iter=4, batch_size=50, client=client, mode="sync", compression=compression)
+    clf.set_callbacks(Look()).fit(*blocks)
+    made = [sum(sum(counts) for counts in each.values()) for each in seen]
+    assert made == [16, 32, 48, 64]
+    assert len({record.visit for record in clf.history_.rounds}) > 4
+
+
+class EpochLook:
+    """Calls `look` after each epoch."""
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, **kwargs):
+        if context.task_name == "epoch":
+            self.look()
+
+
+def test_frozen_parameters_are_neither_sent_nor_changed_nor_counted(client, blocks, rows):  # noqa: F811
+    module = Net(hidden=50)
+    module.first.requires_grad_(False)
+    before = module.first.weight.clone()
+    sizes = []
+
+    class Look(EpochLook):
+        def look(self):
+            sizes.extend(size for part in client.run(sent_sizes).values() for size in part)
+
+    clf = net(module, max_iter=10, client=client, mode="sync").set_callbacks(Look()).fit(*blocks)
+    assert set(sizes) == {50 * 3 + 3}
+    assert torch.equal(clf.module_.first.weight, before)
+    assert clf.score(*rows) > 0.8

@@ -21,6 +21,7 @@ from skdist import (
     DistributedMLPRegressor,
     DistributedTorchClassifier,
     DistributedTorchRegressor,
+    TopK,
 )
 from skdist.models.torch.batches import Inputs
 from skdist.testing import SimulatedCluster
@@ -76,7 +77,7 @@ def regressor(**params):
 
 
 def perceptron_regressor(**params):
-    return DistributedMLPRegressor((32,), learning_rate_init=0.02, tol=None, **params)
+    return DistributedMLPRegressor(hidden_layer_sizes=(32,), learning_rate_init=0.02, tol=None, **params)
 
 
 @pytest.mark.parametrize("make", [regressor, perceptron_regressor])
@@ -406,3 +407,42 @@ def test_digits_as_well_as_in_scikit_learn():
             scores[place, seed] = clf.score(X_test, y_test)
     ours, theirs = scores.mean(axis=1)
     assert ours > theirs - 0.005
+
+
+class TestCompression:
+    """Of the updates of learners."""
+
+    @pytest.mark.parametrize("make", KINDS)
+    @pytest.mark.parametrize("compression", ["float16", "bfloat16", "topk"])
+    @pytest.mark.parametrize("mode", ["async", "sync"])
+    def test_threads_learn_as_well(self, rows, make, compression, mode):
+        clf = make(compression=compression, n_jobs=2, mode=mode, max_iter=20).fit(*rows)
+        assert clf.score(*rows) > make(n_jobs=2, mode=mode, max_iter=20).fit(*rows).score(*rows) - 0.03
+
+    @pytest.mark.parametrize("compression", ["float16", "bfloat16", "topk", TopK(share=0.01)])
+    def test_digits_are_told_apart_as_well_on_a_simulated_cluster(self, compression):
+        X, y = load_digits(return_X_y=True)
+        parts = train_test_split(X / 16, y, random_state=0)
+        scores = []
+        for setting in (None, compression):
+            clf = DistributedMLPClassifier(
+                (64,), learning_rate_init=0.003, batch_size=16, round_size=64, max_iter=20, tol=None,
+                random_state=0, compression=setting,
+            )  # fmt: skip
+            with SimulatedCluster(4, exchange_seconds=0.01):
+                scores.append(clf.fit(parts[0], parts[2]).score(parts[1], parts[3]))
+        assert scores[1] > scores[0] - 0.01
+        assert scores[1] > 0.94
+
+    def test_settings(self, rows):
+        clf = net(compression=TopK())
+        assert clone(clf).set_params(compression__share=0.5).compression.share == 0.5
+        with pytest.raises(ValueError, match="'compression' parameter"):
+            net(compression="zip").fit(*rows)
+        with pytest.raises(ValueError, match="'share' parameter of TopK"):
+            net(compression=TopK(share=2.0)).fit(*rows)
+
+    def test_statistics_of_a_norm_are_exact(self, images):
+        clf = net(Images, transform=scaled, max_iter=40, compression="topk", n_jobs=2).fit(*images)
+        assert clf.score(*images) > 0.9
+        assert (clf.module_.norm.running_var > 0).all()

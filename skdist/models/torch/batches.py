@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,9 @@ from skdist.models.partition import Partition
 
 #: Rows are gathered for several steps at once, up to this size.
 GATHERED_BYTES = 1 << 20
+
+#: They are predicted in blocks of about this size, and of at most so many rows: layers may be wider.
+PREDICTED_BYTES, MOST_PREDICTED_ROWS = 1 << 22, 4096
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
@@ -55,10 +59,13 @@ class Batches:
         Rows of a step.
     class_weights : ndarray of shape (n_classes,) or (0,)
         Factors of the sample weights by class; none where empty.
+    unit : float
+        Weights are given in terms of it.
     """
 
-    def __init__(self, batch_size: int, class_weights: np.ndarray) -> None:
+    def __init__(self, batch_size: int, class_weights: np.ndarray, unit: float = 1.0) -> None:
         self._batch_size, self._class_weights = batch_size, class_weights.astype(np.float32)
+        self._unit = np.float32(unit)
         self._buffer = np.empty((0, 0))
 
     def over(
@@ -69,12 +76,11 @@ class Batches:
         The rows are in memory that is used again for later steps.
         """
         batch = self._batch_size
-        row_bytes = max(partition.nbytes // max(partition.X.shape[0], 1), 1)
-        gathered = max(GATHERED_BYTES // (row_bytes * batch), 1) * batch
+        gathered = max(GATHERED_BYTES // (row_bytes(partition.X) * batch), 1) * batch
         for first in range(start, stop, gathered):
             chosen = order[first : min(first + gathered, stop)]
             rows, targets = self._rows(partition.X, chosen, gathered), partition.targets[chosen]
-            weights = weighted(partition.weights[chosen], targets, self._class_weights)
+            weights = weighted(partition.weights[chosen], targets, self._class_weights) / self._unit
             for a in range(0, len(chosen), batch):
                 yield rows[a : a + batch], targets[a : a + batch], weights[a : a + batch]
 
@@ -87,6 +93,16 @@ class Batches:
         rows = self._buffer[: len(chosen)]
         np.take(X, chosen, axis=0, out=rows, mode="clip")  # another mode would take a copy
         return rows
+
+
+def row_bytes(X: Any) -> int:
+    """Return the size of a row as a dense one, at least 1."""
+    return max(int(math.prod(X.shape[1:]) * X.dtype.itemsize), 1)
+
+
+def predicted_rows(X: Any) -> int:
+    """Return the rows of the blocks that are predicted at once."""
+    return min(max(PREDICTED_BYTES // row_bytes(X), 1), MOST_PREDICTED_ROWS)
 
 
 def rows_at(X: Any, chosen: np.ndarray) -> np.ndarray:

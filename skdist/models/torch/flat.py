@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Callable
 
@@ -95,6 +96,22 @@ class FlatModule:
         """Return the present parameters and buffers as a new state."""
         whole = torch.cat([self.values, self._statistics]).cpu().numpy()
         return whole.reshape(self.n_members, -1)
+
+    def shapes(self) -> dict[str, list[int]]:
+        """Return the shapes of the parameters and buffers of a state, by name and in its order."""
+        trained = [item for item in self.module.named_parameters() if item[1].requires_grad]
+        buffers = {id(getattr(owner, name)) for owner, name in self._buffers}
+        found = [item for item in self.module.named_buffers() if id(item[1]) in buffers]
+        return {name: list(value.shape) for name, value in [*trained, *found]}
+
+    def frozen(self) -> str:
+        """Return a SHA-256 of what is saved with the module but no part of a state."""
+        digest, saved, moved = hashlib.sha256(), self.module.state_dict(), self.shapes()
+        for name, value in (*self.module.named_parameters(), *self.module.named_buffers()):
+            if name in saved and name not in moved:
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                digest.update(value.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def bind(self, state: np.ndarray) -> None:
         """Make a state the parameters.

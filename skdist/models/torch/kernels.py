@@ -66,6 +66,19 @@ def squared_delta(z, targets, weights):
 
 
 @kernel
+def poisson_delta(z, targets, weights):
+    """As `softmax_delta`, of half the Poisson deviance of one count, of which ``z`` is the logarithm."""
+    total = 0.0
+    for i in range(len(z)):
+        logit, weight, count = z[i, 0], weights[i], targets[i]
+        mean = np.exp(logit)
+        constant = count * np.log(count) - count if count > 0 else np.float32(0.0)
+        total += weight * (mean - count * logit + constant)
+        z[i, 0] = weight * (mean - count)
+    return total
+
+
+@kernel
 def hidden_delta(delta, outputs, code, bias):
     """Multiply ``delta`` by the slope of the activation, in place, and sum it into the bias' gradient.
 

@@ -11,11 +11,23 @@ import numpy as np
 import torch
 from torch import nn
 
-#: What turns outputs into probabilities, by criterion.
-LINKS: dict[type, str] = {
+
+def half_squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the loss of a regression, as scikit-learn's MLPRegressor has it."""
+    return 0.5 * (outputs - targets) ** 2
+
+
+def half_poisson_deviance(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return that of counts, whose logarithms are the outputs."""
+    return torch.xlogy(targets, targets) - targets * outputs - targets + torch.exp(outputs)
+
+
+#: What turns outputs into probabilities or numbers, by criterion.
+LINKS: dict[Any, str] = {
     nn.CrossEntropyLoss: "softmax",
     nn.NLLLoss: "log",
     nn.BCEWithLogitsLoss: "logistic",
+    half_poisson_deviance: "exp",
 }
 
 
@@ -40,20 +52,25 @@ class Criterion:
 
     @property
     def link(self) -> str | None:
-        """How outputs become probabilities; None where that is not known."""
+        """How outputs become what is predicted; None where that is not known."""
         return LINKS.get(type(self.kind) if isinstance(self.kind, nn.Module) else self.kind)
 
-    def make(self) -> Any:
-        """Return the criterion, without a reduction over rows."""
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return repr(getattr(self.kind, "__name__", self.kind))
+
+    def make(self, device: torch.device | None = None) -> Any:
+        """Return the criterion, without a reduction over rows, on a device; the processor by default."""
+        made: Any = self.kind
         if isinstance(self.kind, nn.Module):
             made = copy.deepcopy(self.kind)
-            made.reduction = "none"  # type: ignore[assignment]
-            return made
-        if not inspect.isclass(self.kind):
-            return self.kind
-        if "reduction" in inspect.signature(self.kind).parameters:
-            return self.kind(**{**self.params, "reduction": "none"})
-        return self.kind(**self.params)
+            made.reduction = "none"
+        elif inspect.isclass(self.kind):
+            reduces = "reduction" in inspect.signature(self.kind).parameters
+            made = self.kind(**self.params, **({"reduction": "none"} if reduces else {}))
+        # What it holds, as weights of classes, is compared with outputs.
+        return made.to(device).float() if isinstance(made, nn.Module) else made
 
     def rows(self, made: Any, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the loss of each row, shape (n_rows,), of a criterion from `make`.
@@ -63,16 +80,23 @@ class Criterion:
         ValueError
             Where the criterion gives something else.
         """
-        if self.regression or self.link == "logistic":
-            targets = targets.to(outputs.dtype).reshape(outputs.shape)
-        losses: torch.Tensor = made(outputs, targets)
+        losses = self.compare(made, outputs, targets)
         if losses.ndim == 0 or len(losses) != len(outputs):
             raise ValueError(
-                f"criterion={getattr(self.kind, '__name__', self.kind)!r} gives one loss for a mini-batch of "
+                f"criterion={self.name} gives one loss for a mini-batch of "
                 f"{len(outputs)} rows, so rows cannot be weighted. It must give a loss for each row: a class "
                 "with reduction='none', or a function that does not take the mean."
             )
         return losses.reshape(len(losses), -1).mean(dim=1) if losses.ndim > 1 else losses
+
+    def compare(self, made: Any, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return what a criterion from `make` says of outputs and targets."""
+        if self.link == "logistic" and outputs.shape[1:].numel() > 1:  # each class against the others
+            targets = nn.functional.one_hot(targets, outputs.shape[1:].numel())
+        if self.regression or self.link == "logistic":
+            targets = targets.to(outputs.dtype).reshape(outputs.shape)
+        losses: torch.Tensor = made(outputs, targets)
+        return losses
 
     def targets(self, targets: np.ndarray) -> torch.Tensor:
         """Return class codes as integers and numbers as they are."""

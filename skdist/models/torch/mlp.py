@@ -26,11 +26,13 @@ from skdist.models.torch.kernels import (
     hidden_delta,
     logistic_delta,
     momentum_step,
+    poisson_delta,
     softmax_delta,
     squared_delta,
 )
+from skdist.models.torch.losses import half_poisson_deviance, half_squared_error
 from skdist.models.torch.model import TorchModel
-from skdist.models.torch.trainer import DIVERGED, TorchTrainer
+from skdist.models.torch.trainer import DIVERGED, Memory, TorchTrainer
 
 #: Modules of the activations, and the same in place.
 MODULES: dict[str, type[nn.Module]] = {
@@ -41,16 +43,12 @@ IN_PLACE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }  # fmt: skip
 
 
-def half_squared_error(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the loss of a regression, as scikit-learn's MLPRegressor has it."""
-    return 0.5 * (outputs - targets) ** 2
-
-
 #: Kernel of the last layer, by criterion.
 DELTAS: dict[Any, Any] = {
     nn.CrossEntropyLoss: softmax_delta,
     nn.BCEWithLogitsLoss: logistic_delta,
     half_squared_error: squared_delta,
+    half_poisson_deviance: poisson_delta,
 }
 
 
@@ -89,7 +87,10 @@ class MLPModel(TorchModel):
 
     def trainer(self, name: str) -> Trainer:
         """Return what makes the steps of the learner of that name."""
-        return MLPTrainer(self, name) if self.place(name).type == "cpu" else TorchTrainer(self, name)
+        here = self.place(name).type == "cpu"
+        trainer: MLPTrainer | TorchTrainer = MLPTrainer(self, name) if here else TorchTrainer(self, name)
+        trainer.recall(self.memories.get(name))
+        return trainer
 
 
 class MLPTrainer:
@@ -110,7 +111,7 @@ class MLPTrainer:
         self.model, batch = model, model.batch_size
         self.flat = FlatModule(model.module)
         self._inputs = model.inputs(torch.device("cpu"))
-        self._batches = Batches(batch, model.class_weights)
+        self._batches = Batches(batch, model.class_weights, model.weight_unit)
         self._state: np.ndarray | None = None
         self._delta = DELTAS[model.criterion.kind]
         self._activate, self._code = IN_PLACE[model.activation], ACTIVATIONS[model.activation]
@@ -126,6 +127,20 @@ class MLPTrainer:
         self._moments = np.zeros((2, self.flat.n_parameters), dtype=np.float32)
         self._made = 0
         self._views: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+
+    @property
+    def kind(self) -> str:
+        """Tells whose `memory` it can recall."""
+        return f"perceptron {self.model.optimizer.__name__} {self.flat.n_parameters}"
+
+    def memory(self) -> Memory:
+        """Return what the optimizer has gathered."""
+        return Memory(self.kind, {"moments": self._moments, "made": self._made})
+
+    def recall(self, memory: Memory | None) -> None:
+        """Go on with what another optimizer had gathered, if there is one of this kind."""
+        if memory is not None and memory.kind == self.kind:
+            self._moments, self._made = memory.values["moments"].copy(), memory.values["made"]
 
     def train(
         self,
@@ -149,17 +164,17 @@ class MLPTrainer:
             self._transposed = [weight.t() for weight in self._weights]
             self._biases = [value.data for value in self.flat.parameters[1::2]]
         total, model = 0.0, self.model
-        with torch.inference_mode(), one_thread():
+        with torch.inference_mode(), one_thread(), np.errstate(invalid="ignore", over="ignore"):
             for rows, targets, weights in self._batches.over(partition, order, start, stop):
                 total += self._gradient(rows, targets, weights / np.float32(model.batch_size))
                 if noise is not None:
                     noise.add(self._gradients)
                 self._step(state[0], rate / model.schedule.decay(t))
                 t += 1
-        total *= model.batch_size
-        if not math.isfinite(total):
+            settled = math.isfinite(total) and math.isfinite(state[0].sum())
+        if not settled:
             raise DivergedError(DIVERGED)
-        return total
+        return total * model.batch_size
 
     def _gradient(self, rows: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
         """Compute the gradient of a mini-batch; return the mean of the losses."""

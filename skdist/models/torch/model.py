@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,13 +15,10 @@ from skdist.control.schedules import CONSTANT, Schedule
 from skdist.models.model import Decay, Trainer
 from skdist.models.noise import GradientNoise
 from skdist.models.partition import Partition, epoch_order
-from skdist.models.torch.batches import Inputs, Transform, rows_at, weighted
+from skdist.models.torch.batches import Inputs, Transform, predicted_rows, rows_at, weighted
 from skdist.models.torch.flat import FlatModule
 from skdist.models.torch.losses import Criterion
-from skdist.models.torch.trainer import TorchTrainer
-
-#: Rows are predicted in blocks of so many.
-PREDICTED_ROWS = 1024
+from skdist.models.torch.trainer import Memory, TorchTrainer
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class StepFactor:
     Attributes
     ----------
     factor : callable
-        Takes the steps made; returns a number in (0, 1].
+        Takes the steps made; returns a number above 0.
     """
 
     factor: Callable[[float], float]
@@ -55,7 +52,7 @@ ROUND_STEPS = 64
 class TorchModel:
     """A module, its criterion and its optimizer; see `skdist.models.torch.flat.FlatModule` for the state.
 
-    The loss of a step is ``sum_i weight_i loss_i / batch_size`` over the rows of a mini-batch.
+    The loss of a step is ``sum_i weight_i loss_i / (batch_size weight_unit)`` over the rows of a mini-batch.
 
     Attributes
     ----------
@@ -77,6 +74,11 @@ class TorchModel:
         Of the step size.
     class_weights : ndarray of shape (n_classes,) or (0,)
         Factors of the sample weights by class; none where empty.
+    weight_unit : float
+        Mean weight of the rows, class weights included: the unit of the weights, so that a factor of all of
+        them changes nothing.
+    memories : mapping of str to Memory
+        What the optimizers of learners remember of an earlier fit.
     l2 : float
         Strength of the penalty ``l2 / 2 |w|^2 / batch_size`` on matrices, as in scikit-learn's perceptrons.
     clip_norm : float or None
@@ -97,7 +99,11 @@ class TorchModel:
         Whether training uses threads of torch.
     loss_unit : float
         What an improvement of the loss is measured in.
+    statistics : bool
+        Whether the members after the first are statistics: they are buffers.
     """
+
+    statistics: ClassVar[bool] = True
 
     module: nn.Module
     criterion: Criterion
@@ -108,6 +114,8 @@ class TorchModel:
     shape: tuple[int, ...] = ()
     schedule: Decay = field(default_factory=lambda: Schedule(CONSTANT, 1.0))
     class_weights: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    weight_unit: float = 1.0
+    memories: Mapping[str, Memory] = field(default_factory=dict)
     l2: float = 0.0
     clip_norm: float | None = None
     transform: Transform | None = None
@@ -125,23 +133,58 @@ class TorchModel:
         return ROUND_STEPS * self.batch_size
 
     def place(self, name: str) -> torch.device:
-        """Return the device of the learner of a name, one of those that this process sees."""
-        wanted = self.device
+        """Return the device of the learner of a name, one of those that this process sees.
+
+        Raises
+        ------
+        ValueError
+            Where it is a GPU that is not here.
+        """
+        wanted, here = self.device, torch.cuda.device_count() if torch.cuda.is_available() else 0
         if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "cpu"
+            wanted = "cuda" if here else "cpu"
+        device = torch.device(wanted)
+        if device.type == "cuda" and here <= (device.index or 0):
+            raise ValueError(
+                f"device={wanted!r} is not here: this process sees {here} GPUs. Use device='auto', which "
+                "takes one where there is one."
+            )
         if wanted == "cuda":
             # The learners of a worker are numbered.
             tail = name.rpartition("/")[2]
             number = int(tail) if tail.isdigit() else zlib.crc32(name.encode())
-            return torch.device("cuda", number % max(torch.cuda.device_count(), 1))
-        return torch.device(wanted)
+            return torch.device("cuda", number % here)
+        return device
+
+    def place_to_predict(self) -> torch.device:
+        """Return the device that predicts: the processor where that of the training is not here."""
+        try:
+            return self.place("0")
+        except ValueError:
+            return torch.device("cpu")
 
     def inputs(self, device: torch.device) -> Inputs:
         """Return how rows become the input of the module."""
         return Inputs(device, self.dtype, self.transform)
 
+    def problem(self) -> dict[str, Any]:
+        """Return what must be the same where training goes on from a checkpoint, in terms of JSON."""
+        flat = FlatModule(self.module)
+        shapes = {f"shape of {name}": shape for name, shape in flat.shapes().items()}
+        return {"row": list(self.shape), "arrays": len(shapes), **shapes, "frozen": flat.frozen()}
+
     def accept(self, partition: Partition, classes: np.ndarray | None) -> Partition:
-        """Return a partition whose codes are those of ``classes``; its rows stay as they are."""
+        """Return a partition whose codes are those of ``classes``; its rows stay as they are.
+
+        Raises
+        ------
+        ValueError
+            Where targets are below 0 and the criterion is for counts.
+        """
+        if self.criterion.link == "exp" and len(partition.targets) and partition.targets.min() < 0:
+            raise ValueError(
+                "loss='poisson' is for counts and rates: y must not be negative. Use loss='squared_error'."
+            )
         return partition.globally(classes)
 
     def refuse_unseen(self, partition: Partition) -> None:
@@ -162,7 +205,9 @@ class TorchModel:
 
     def trainer(self, name: str) -> Trainer:
         """Return what makes the steps of the learner of that name."""
-        return TorchTrainer(self, name)
+        trainer = TorchTrainer(self, name)
+        trainer.recall(self.memories.get(name))
+        return trainer
 
     def trained(self, state: np.ndarray) -> nn.Module:
         """Return a copy of the module with the parameters of a state, ready to predict."""
@@ -172,14 +217,17 @@ class TorchModel:
 
     def predictor(self, state: np.ndarray) -> Callable[[Any], np.ndarray]:
         """Return what turns rows into raw predictions of shape (n_rows, n_outputs), float64."""
-        device = self.place("0")
+        device = self.place_to_predict()
         module, inputs = self.trained(state).to(device), self.inputs(device)
+        if self.criterion.link == "exp":
+            return lambda X: np.exp(raw_predictions(module, inputs, X))
         return lambda X: raw_predictions(module, inputs, X)
 
     def loss_sum(self, z: np.ndarray, partition: Partition) -> float:
         """Return the weighted sum of the losses of raw predictions, as the trainer does."""
         weights = weighted(partition.weights, partition.targets, self.class_weights)
         targets = self.criterion.targets(partition.targets)
+        z = np.log(z) if self.criterion.link == "exp" else z
         losses = self.criterion.rows(self.criterion.make(), torch.from_numpy(z).float(), targets)
         return float(weights @ losses.double().numpy())
 
@@ -198,8 +246,9 @@ def raw_predictions(module: nn.Module, inputs: Inputs, X: Any) -> np.ndarray:
     """Return the outputs of a module in evaluation mode, float64 of shape (n_rows, n_outputs)."""
     found = []
     with torch.inference_mode():
-        for start in range(0, max(X.shape[0], 1), PREDICTED_ROWS):
-            chosen = np.arange(start, min(start + PREDICTED_ROWS, X.shape[0]))
+        block = predicted_rows(X)
+        for start in range(0, max(X.shape[0], 1), block):
+            chosen = np.arange(start, min(start + block, X.shape[0]))
             outputs = module(inputs(rows_at(X, chosen)))
             found.append(outputs.reshape(len(chosen), -1).double().cpu().numpy())
     return np.concatenate(found)

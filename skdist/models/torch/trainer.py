@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import zlib
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,9 +29,24 @@ ELEMENTWISE = {
 }  # fmt: skip
 
 DIVERGED = (
-    "Training diverged: the loss is not finite although the data is. Lower the step size, scale the "
-    "features, or clip the gradients."
+    "Training diverged: the loss or a parameter is not finite although the data is. Lower the step size, "
+    "scale the features, or clip the gradients."
 )
+
+
+class Memory(NamedTuple):
+    """What the optimizer of a learner has gathered: momentum, second moments, steps.
+
+    Attributes
+    ----------
+    kind : str
+        Of the trainer that it is for.
+    values : dict
+        The numbers.
+    """
+
+    kind: str
+    values: dict[str, Any]
 
 
 class TorchTrainer:
@@ -53,9 +69,9 @@ class TorchTrainer:
         self.device = model.place(name)
         self.flat = FlatModule(model.module, self.device)
         self.flat.module.train()
-        self._criterion = model.criterion.make()
+        self._criterion = model.criterion.make(self.device)
         self._inputs = model.inputs(self.device)
-        self._batches = Batches(model.batch_size, model.class_weights)
+        self._batches = Batches(model.batch_size, model.class_weights, model.weight_unit)
         elementwise = model.optimizer in ELEMENTWISE
         self._whole = nn.Parameter(self.flat.values) if elementwise else None
         self._optimizer = _optimizer(model, self.flat.parameters if self._whole is None else [self._whole])
@@ -66,6 +82,23 @@ class TorchTrainer:
             self._decays = torch.repeat_interleave(decays, torch.tensor(self.flat.sizes)).to(self.device)
         generator = torch.Generator().manual_seed(zlib.crc32(f"{model.seed}/{name}".encode()))
         self._random = generator.get_state()
+
+    @property
+    def kind(self) -> str:
+        """Tells whose `memory` it can recall."""
+        return f"module {self.model.optimizer.__qualname__} {self.flat.sizes}"
+
+    def memory(self) -> Memory:
+        """Return what the optimizer has gathered, and where the random numbers of dropout stand."""
+        state = copy.deepcopy(self._optimizer.state_dict()["state"])
+        return Memory(self.kind, {"state": _on_processor(state), "random": self._random})
+
+    def recall(self, memory: Memory | None) -> None:
+        """Go on with what another optimizer had gathered, if there is one of this kind."""
+        if memory is not None and memory.kind == self.kind:
+            own = self._optimizer.state_dict()
+            self._optimizer.load_state_dict({**own, "state": copy.deepcopy(memory.values["state"])})
+            self._random = memory.values["random"]
 
     def train(
         self,
@@ -108,7 +141,8 @@ class TorchTrainer:
             torch.set_rng_state(outside)
         self.flat.release()
         loss = float(total)
-        if not math.isfinite(loss):
+        # The loss is that before each step, so the last step shows in the parameters alone.
+        if not (math.isfinite(loss) and math.isfinite(self.flat.values.sum())):
             raise DivergedError(DIVERGED)
         return loss
 
@@ -142,6 +176,13 @@ class TorchTrainer:
             group["lr"] = initial * factor
         self._optimizer.step()
         return loss.detach()
+
+
+def _on_processor(values: Any) -> Any:
+    """Return the state of an optimizer where any process can read it."""
+    if isinstance(values, dict):
+        return {key: _on_processor(value) for key, value in values.items()}
+    return values.cpu() if isinstance(values, torch.Tensor) else values
 
 
 def _optimizer(model: TorchModel, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
