@@ -14,7 +14,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 
 from skdist.control.schedules import Schedule
 from skdist.exceptions import DivergedError, UnlikeSampleError
-from skdist.models.columns import narrowed, spread
+from skdist.models.columns import digest_of, narrowed, spread
 from skdist.models.compile import as_input
 from skdist.models.kernels import dense_steps, sparse_steps
 from skdist.models.loss_kernels import fill_gradients, gradient_filler
@@ -118,6 +118,7 @@ class LinearModel:
             "dtype": str(self.dtype),
             "sparse": bool(self.sparse),
             "members": list(self.members),
+            "columns": None if self.columns is None else digest_of(self.columns),
         }
 
     @property
