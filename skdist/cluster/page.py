@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import time
-import weakref
 from html import escape
 from typing import Any
 
@@ -71,16 +70,7 @@ def show(board: Board, extra: dict[str, Any], document: Any) -> None:
     """Fill a document of a browser, and keep it up to date as long as it is open."""
     page = Page(board)
     page.update()
-    # Weakly, as the document holds its callbacks: who leaves the page leaves nothing behind.
-    looks = weakref.WeakMethod(page.update)
-
-    def update() -> None:
-        look = looks()
-        if look is not None:
-            look()
-
-    document.add_periodic_callback(update, int(1e3 * UPDATE_SECONDS))
-    document.on_session_destroyed(lambda _, page=page: page.close())
+    document.add_periodic_callback(page.update, int(1e3 * UPDATE_SECONDS))  # ends with the session
     document.title = "Dask: skdist"
     document.add_root(page.root)
     document.template = env.get_template("simple.html")
@@ -142,10 +132,6 @@ class Page:
             self._shown = fit.name, fit.version
             self._head.text = _headline(fit)
             self._fill(fit)
-
-    def close(self) -> None:
-        """Forget the board: nobody looks at the page any more."""
-        self._board = Board()
 
     def _fill(self, fit: FitOnBoard) -> None:
         looks = fit.looks
