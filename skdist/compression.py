@@ -31,7 +31,7 @@ class Payload(Protocol):
 
 
 #: Entries that are worked on at once, so that what is computed on the way stays in the cache.
-BLOCK = 1 << 15
+BLOCK = 1 << 13
 
 
 def _blocks(size: int) -> Iterator[slice]:

@@ -114,10 +114,8 @@ def small(data: Data, client: Client, seeds: int, epochs: int) -> None:
             processors[str(setting)].append(worked(client) - before)
             scores[str(setting)].append(clf.score(data.X_test, data.y_test))
             n_parameters = sum(value.numel() for value in clf.module_.parameters())
-    print(
-        f"| update of {n_parameters:,} parameters | MB | seconds | of processors | accuracy |\n"
-        "|---|---|---|---|---|"
-    )
+    print(f"| update of {n_parameters:,} parameters | MB | seconds | of processors | accuracy |")
+    print("|---|---|---|---|---|")
     for setting in SETTINGS:
         print(
             f"| {setting} | {megabytes(setting, n_parameters):.2f} "
