@@ -164,7 +164,13 @@ class TopK(BaseEstimator):
         self.share = share
 
     def encode(self, change: np.ndarray) -> Entries:
-        """Return the largest entries of a vector."""
+        """Return the largest entries of a vector.
+
+        Parameters
+        ----------
+        change : ndarray of shape (n_parameters,)
+            Finite, float32.
+        """
         first = len(change) - max(math.ceil(self.share * len(change)), 1)
         magnitudes = np.abs(change)
         least = np.partition(magnitudes, first)[first]

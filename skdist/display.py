@@ -71,7 +71,7 @@ class TrainingDisplay:
         Parameters
         ----------
         estimator : estimator
-            A fitted one of this package, a `Pipeline` that ends with one, or a search whose best one it is.
+            A fitted one of this package, a ``Pipeline`` that ends with one, or a search whose best one it is.
         ax, panels
             As in `plot`.
 

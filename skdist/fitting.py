@@ -20,7 +20,7 @@ from skdist.control.gates import FIRST_LEASE_SECONDS, gate_of
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
 from skdist.control.staleness import StalenessWindow
-from skdist.control.stopping import ConvergenceMonitor, checks_per_epoch
+from skdist.control.stopping import MEMORY, ConvergenceMonitor, checks_per_epoch
 from skdist.history import History
 from skdist.journal import Outcome
 from skdist.learner import Learner
@@ -185,7 +185,9 @@ def build_server(
         aggregator=settings.aggregator,
         round_size=settings.round_size,
         batch_size=model.batch_size,
-        monitor=ConvergenceMonitor(interval, tol, settings.n_iter_no_change, model.schedule.cuts),
+        monitor=ConvergenceMonitor(
+            interval, tol, settings.n_iter_no_change, model.schedule.cuts, MEMORY if several else 1.0
+        ),
         max_iter=settings.max_iter,
         n_learners=n_learners,
         even=not settings.fixed_shares,

@@ -62,7 +62,7 @@ class History:
         Parameters
         ----------
         table : {'rounds', 'visits', 'epochs', 'plans', 'fits'}, default='rounds'
-            One row per record; the columns are the attributes of the record class in `skdist.records`.
+            One row per record; the columns are the attributes of the record class in ``skdist.records``.
 
         Raises
         ------
@@ -117,7 +117,13 @@ class History:
         self.fits += [record._replace(time=record.time + past) for record in other.fits]
 
     def took(self, seconds: float) -> None:
-        """Write down how long the whole call of the last fit took."""
+        """Write down how long the whole call of the last fit took.
+
+        Parameters
+        ----------
+        seconds : float
+            From the call to its return.
+        """
         self.fits[-1] = self.fits[-1]._replace(seconds_total=seconds)
 
     def _facts(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -160,6 +161,9 @@ def build_model(
                 f"class_weight={class_weight!r} leaves rows no weight. Give some classes more than 0."
             )
         spread = targets.spread(factors) if kind.probabilities else 1.0
+        if isinstance(learning_rate, AutoRate) and not kind.joint:
+            # Between the mean loss of the problems of all classes, which hides what each gains, and the sum.
+            unit = math.sqrt(2.0 / max(len(targets.labels), 2))
         curvature = kind.curvature_for(1.0, epsilon)
     else:
         curvature = kind.curvature_for(targets.spread, epsilon)

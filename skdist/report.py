@@ -59,7 +59,7 @@ class WorkerReport:
 
 @dataclass(frozen=True)
 class FitReport:
-    """Where the time went; `print` it, or read its fields.
+    """Where the time went; ``print`` it, or read its fields.
 
     Shares are of the time of all threads: ``learners * seconds``. They add up to 1.
 

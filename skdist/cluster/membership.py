@@ -31,6 +31,9 @@ LOOK_SECONDS = 0.5
 SILENT_SECONDS = 5.0
 SILENT_INTERVALS = 4
 
+#: Memory that the modules take which a worker imports to train; a fresh one has not done so.
+IMPORTS_BYTES = 400 << 20
+
 #: The scheduler may be out of reach for so long, in seconds.
 SCHEDULER_SECONDS = 15.0
 
@@ -44,7 +47,7 @@ class Present:
     threads : dict of str to int
         By address, of the workers that can be given work.
     memory : float
-        Bytes of all of them; ``inf`` without limits.
+        Bytes that all of them have left; ``inf`` without limits.
     silent : frozenset of str
         Workers that run, as far as the scheduler knows, but are not heard of: frozen or cut off. None where
         there are no others.
@@ -79,6 +82,7 @@ class Membership:
         self.client = client
         self.limit = float(dask.config.get("skdist.worker-timeout", WORKER_TIMEOUT))
         self._heartbeats: dict[str, tuple[float, float]] = {}  # the last one, and when we saw it
+        self._paused = 0
 
     async def look(self) -> Present:
         """Return who is there.
@@ -89,7 +93,7 @@ class Membership:
             Where the scheduler cannot be reached for `SCHEDULER_SECONDS`.
         """
         workers: dict[str, Any] = (await self._identity())["workers"]
-        running, silent, leaving = {}, set(), set()
+        running, silent, leaving, paused = {}, set(), set(), 0
         now, patience = time.monotonic(), self._patience(len(workers))
         seen, self._heartbeats = self._heartbeats, {}
         newest = max((worker.get("last_seen", 0.0) for worker in workers.values()), default=0.0)
@@ -99,17 +103,23 @@ class Membership:
             known = seen.get(address, (beat, now - (newest - beat)))
             self._heartbeats[address] = known if known[0] == beat else (beat, now)
             status = worker.get("status", "running")
+            paused += status == "paused"
             if status == "closing_gracefully":
                 leaving.add(address)
             elif status == "running" and now - self._heartbeats[address][1] > patience:
                 silent.add(address)
             elif status == "running":
                 running[address] = worker
+        self._paused = paused
         if silent and not running:  # there is nobody else to wait for
             running, silent = {address: workers[address] for address in silent}, set()
-        limits = [worker["memory_limit"] or np.inf for worker in running.values()]
+        left = [
+            (worker["memory_limit"] or np.inf)
+            - max(worker.get("metrics", {}).get("memory", 0), IMPORTS_BYTES)
+            for worker in running.values()
+        ]
         threads = {address: worker["nthreads"] for address, worker in running.items()}
-        return Present(threads, float(sum(limits)), frozenset(silent), frozenset(leaving))
+        return Present(threads, max(float(sum(left)), 0.0), frozenset(silent), frozenset(leaving))
 
     async def wait_for_workers(self, avoid: frozenset[str] = frozenset()) -> Present:
         """Return who is there, once there is a worker.
@@ -172,7 +182,12 @@ class Membership:
             task.cancel()
 
     def nobody(self) -> NoWorkersError:
-        """Return the error for a cluster without workers."""
+        """Return the error for a cluster without workers, or with none that takes tasks."""
+        if self._paused:
+            return NoWorkersError(
+                f"The workers, {self._paused} of them, have been paused for {self.limit:g} s: their memory "
+                "is full. Give them more, persist less on the cluster, or make its partitions smaller."
+            )
         return NoWorkersError(
             f"The cluster has had no worker for {self.limit:g} s. Start some (cluster.scale(...)), wait "
             "with client.wait_for_workers(1), or raise the limit with "

@@ -12,6 +12,9 @@ LEAST_ROWS_PER_CHECK = 8192
 #: Checks per pass where the learning rate allows several.
 MOST_CHECKS_PER_EPOCH = 8
 
+#: They are averaged over about so many: the best of many single ones is one that was lucky.
+MEMORY = 4.0
+
 #: What scikit-learn's 'adaptive' rate is divided by where training settles.
 CUT = 5.0
 
@@ -74,6 +77,8 @@ class ConvergenceMonitor:
         Failures in a row.
     cuts : int
         How often that divides the rate by `CUT` instead, before it means convergence.
+    memory : float
+        Over so many checks the losses are averaged: those before count less and less. 1 for each alone.
 
     Attributes
     ----------
@@ -81,7 +86,10 @@ class ConvergenceMonitor:
         What is left of the rate.
     """
 
-    def __init__(self, interval: int, tol: float | None, n_iter_no_change: int, cuts: int = 0) -> None:
+    def __init__(
+        self, interval: int, tol: float | None, n_iter_no_change: int, cuts: int = 0, memory: float = 1.0
+    ) -> None:
+        self.memory = memory
         self.interval = max(interval, 1)
         self.cuts, self.rate = cuts, 1.0
         self.tol = tol
@@ -90,6 +98,7 @@ class ConvergenceMonitor:
         self.failures = 0
         self._rows = 0
         self._loss = 0.0
+        self._mean, self._weight = 0.0, 0.0  # of the checks so far
 
     @property
     def until_check(self) -> int:
@@ -100,14 +109,16 @@ class ConvergenceMonitor:
         """Go on with what another monitor has seen."""
         self.best, self.failures, self.cuts, self.rate = other.best, other.failures, other.cuts, other.rate
         self._rows, self._loss = other._rows, other._loss
+        self._mean, self._weight = other._mean, other._weight
 
     def observe(self, rows: int, loss: float) -> bool:
         """Take in the loss sum of some rows; return whether training has converged."""
         self._rows += rows
         self._loss += loss
         if self._rows >= self.interval:
-            mean = self._loss / self._rows
-            self._rows, self._loss = 0, 0.0
+            self._weight = 1.0 + (1.0 - 1.0 / self.memory) * self._weight
+            self._mean += (self._loss / self._rows - self._mean) / self._weight
+            self._rows, self._loss, mean = 0, 0.0, self._mean
             if self.tol is not None and mean > self.best - self.tol:
                 self.failures += 1
             else:

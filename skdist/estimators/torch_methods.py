@@ -138,7 +138,7 @@ class RegressorMethods(RegressorMixin, TorchBase):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train one pass over some rows, from where training stands, as in `ClassifierMethods.partial_fit`.
+        """Train one pass over some rows, from where training stands, as that of classifiers does.
 
         Returns
         -------

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from distributed import Client, LocalCluster, wait
 
 from skdist import DistributedSGDClassifier
 from skdist.cluster import membership, partitions, serving
-from skdist.exceptions import DataLostError, SchedulerLostError, ServerLostError
+from skdist.exceptions import DataLostError, NoWorkersError, SchedulerLostError, ServerLostError
 from skdist.testing import cluster as cluster_tools
 from skdist.testing import on_servers
 from tests.cluster.conftest import assert_clean, wait_for
@@ -244,6 +245,44 @@ def test_others_go_on_without_a_worker_that_is_frozen_and_with_it_when_it_thaws(
 
     wait_for(lambda: has_visits(client, victim), 30)
     assert fit.end().score(X, y) > 0.85
+
+
+def pause(client, addresses, fraction=1e-6):
+    """Let workers think that so much of their memory is more than they may use; Dask pauses them."""
+
+    def limit(dask_worker):
+        dask_worker.memory_manager.memory_pause_fraction = fraction
+
+    client.run(limit, workers=addresses)
+    paused = "paused" if fraction < 0.5 else "running"
+    workers = lambda: client.scheduler_info(n_workers=-1)["workers"]  # noqa: E731
+    wait_for(lambda: all(workers()[address]["status"] == paused for address in addresses), 30)
+
+
+@pytest.mark.parametrize("with_server", [False, True])
+def test_others_go_on_without_a_worker_that_is_paused_and_with_it_afterwards(trio, binary, with_server):
+    client, dX, dy = trio
+    fit = Fit(client, (dX, dy))
+    victim = workers_of(client, with_server)[0]
+    pause(client, [victim])
+    wait_for(lambda: not has_visits(client, victim), 30)
+    fit.wait_for_epochs(fit.epoch + 5)
+    pause(client, [victim], 0.8)
+    wait_for(lambda: has_visits(client, victim), 30)
+    assert fit.end().score(*binary) > 0.85
+
+
+def test_a_cluster_whose_workers_are_all_paused_is_a_clear_error(trio, binary):
+    client, _, _ = trio
+    addresses = list(client.run(os.getpid))
+    pause(client, addresses)
+    with (
+        dask.config.set({"skdist.worker-timeout": 1.0}),
+        pytest.raises(NoWorkersError, match=r"3 of them.*paused"),
+    ):
+        DistributedSGDClassifier("log_loss", client=client).fit(*binary)
+    pause(client, addresses, 0.8)
+    assert_clean(client)
 
 
 @pytest.mark.parametrize("kind", ["lazy", "memory"])

@@ -70,3 +70,14 @@ def test_a_rate_that_is_cut_is_cut_before_training_ends():
         rates.append(monitor.rate)
     assert done
     assert rates == pytest.approx([1.0, 1.0, 0.2, 0.2, 0.04, 0.04, 0.04])
+
+
+def test_one_lucky_check_does_not_end_training():
+    losses = [1.0 - 0.01 * check - (0.05 if check == 1 else 0.0) for check in range(20)]
+
+    def end(memory):
+        monitor = ConvergenceMonitor(10, tol=0.005, n_iter_no_change=5, memory=memory)
+        return next((check for check, loss in enumerate(losses) if monitor.observe(10, 10 * loss)), None)
+
+    assert end(memory=1.0) == 6
+    assert end(memory=4.0) is None
