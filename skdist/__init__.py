@@ -12,10 +12,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from skdist.compression import TopK
+    from skdist.control.aggregation import InverseVolatility
     from skdist.control.latency import LatencyBatchSizer
     from skdist.control.pressure import PressurePlanner
     from skdist.control.schedules import AutoRate
     from skdist.control.staleness import StalenessWindow
+    from skdist.display import TrainingDisplay
     from skdist.estimators.classifier import DistributedSGDClassifier
     from skdist.estimators.mlp import DistributedMLPClassifier, DistributedMLPRegressor
     from skdist.estimators.regressor import DistributedSGDRegressor
@@ -32,11 +34,13 @@ _HOMES = {
     "DistributedTorchClassifier": "skdist.estimators.torch",
     "DistributedTorchRegressor": "skdist.estimators.torch",
     "History": "skdist.history",
+    "InverseVolatility": "skdist.control.aggregation",
     "LatencyBatchSizer": "skdist.control.latency",
     "ParameterServer": "skdist.server",
     "PressurePlanner": "skdist.control.pressure",
     "StalenessWindow": "skdist.control.staleness",
     "TopK": "skdist.compression",
+    "TrainingDisplay": "skdist.display",
 }
 
 __all__ = [
@@ -48,11 +52,13 @@ __all__ = [
     "DistributedTorchClassifier",
     "DistributedTorchRegressor",
     "History",
+    "InverseVolatility",
     "LatencyBatchSizer",
     "ParameterServer",
     "PressurePlanner",
     "StalenessWindow",
     "TopK",
+    "TrainingDisplay",
 ]
 
 

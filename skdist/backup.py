@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from skdist.control.stopping import ConvergenceMonitor
-from skdist.history import RoundRecord
 from skdist.journal import EpochSums
 from skdist.parameters import Stage
+from skdist.records import RoundRecord
 
 
 class Backup(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 
 from skdist.backup import Backup
 from skdist.compression import Codec, Feedback
+from skdist.console import ProgressLine
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.dispatch import EPOCH_LEAD, Dispatcher
 from skdist.control.gates import FIRST_LEASE_SECONDS, gate_of
@@ -19,12 +21,13 @@ from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
 from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor, checks_per_epoch
-from skdist.history import History, PlanRecord, VisitRecord
+from skdist.history import History
 from skdist.journal import Outcome
 from skdist.learner import Learner
 from skdist.messages import Link, Visit, VisitReport
 from skdist.models.model import Trainer
 from skdist.models.validation import HoldOut
+from skdist.records import FitRecord, PlanRecord, VisitRecord
 from skdist.server import ParameterServer
 
 #: How much longer many learners take to show progress, as a power of how much less they move per row.
@@ -67,7 +70,7 @@ class FitSettings:
     shuffle : bool
         Whether that order changes.
     verbose : int
-        Above 0 prints progress.
+        Above 0 shows progress.
     planner : PressurePlanner or None
         Method B; None trains one visit per thread and lets one wait.
     hold_out : HoldOut or None
@@ -254,32 +257,89 @@ def build_learner(
     )
 
 
-def conclude(outcome: Outcome, history: History, n_iter: int) -> FitResult:
-    """Return the result of a fit: the server's outcome, and its records added to those of the driver."""
+def conclude(
+    outcome: Outcome,
+    history: History,
+    n_iter: int,
+    settings: FitSettings,
+    *,
+    rows: Sequence[int],
+    workers: int,
+    learners: int,
+    line: ProgressLine | None = None,
+) -> FitResult:
+    """Return the result of a fit: the server's outcome, and its records added to those of the driver.
+
+    Parameters
+    ----------
+    outcome : Outcome
+        Of the server.
+    history : History
+        Of the driver.
+    n_iter : int
+        Epochs run.
+    settings : FitSettings
+        Of the fit.
+    rows : sequence of int
+        Of each partition.
+    workers, learners : int
+        At the start of training.
+    line : ProgressLine, optional
+        Shows how it ended.
+    """
     history.rounds.extend(outcome.rounds)
     history.epochs.extend(outcome.epochs)
+    history.fits.append(
+        FitRecord(
+            mode=settings.mode,
+            workers=workers,
+            learners=learners,
+            partitions=len(rows),
+            rows=sum(rows),
+            epochs=n_iter,
+            converged=outcome.converged,
+            time=0.0,
+            seconds=outcome.seconds,
+        )
+    )
+    if line is not None and line.wanted:
+        late = [record.staleness for record in history.rounds]
+        line.end(
+            epochs=n_iter,
+            loss=outcome.epochs[-1].loss if outcome.epochs else math.nan,
+            rows=sum(epoch.rows for epoch in outcome.epochs),
+            seconds=outcome.seconds,
+            staleness=sum(late) / len(late) if late else math.nan,
+        )
     return FitResult(outcome.state, outcome.clock, n_iter, outcome.converged, history)
 
 
 def take_in(history: History, dispatcher: Dispatcher, report: VisitReport, time: float) -> None:
     """Tell dispatcher and history how a visit ended, ``time`` seconds after the start of the fit."""
     plan = dispatcher.finished(report)
-    history.visits.extend(visit_records(report))
+    history.visits.extend(visit_records(report, time))
     if plan is not None:
         history.plans.append(PlanRecord(report.worker, time, **asdict(plan)))
 
 
-def visit_records(report: VisitReport) -> list[VisitRecord]:
-    """Return a record for each partition that a visit trained on."""
-    return _records(report.visit, report.worker, report.offset, report.seconds, report.attempt)
+def visit_records(report: VisitReport, time: float) -> list[VisitRecord]:
+    """Return a record for each partition that a visit trained on, which ended at ``time``."""
+    spent = report.seconds, report.seconds_compute, report.seconds_waited
+    began = max(time - report.seconds, 0.0)
+    return _records(report.visit, report.worker, report.offset, began, spent, report.attempt)
 
 
 def lost_records(visit: Visit, worker: str, offset: int) -> list[VisitRecord]:
     """Return the records of a visit that never reported, up to the rows that the server acknowledged."""
-    return _records(visit, worker, offset, math.nan, 1)
+    return _records(visit, worker, offset, math.nan, (math.nan,) * 3, 1)
 
 
-def _records(visit: Visit, worker: str, offset: int, seconds: float, attempt: int) -> list[VisitRecord]:
+def _records(
+    visit: Visit, worker: str, offset: int, began: float, spent: tuple[float, float, float], attempt: int
+) -> list[VisitRecord]:
+    segments = visit.split(offset)[0]
+    per_row = [seconds / max(offset, 1) for seconds in spent]
+    before = itertools.accumulate((segment.rows for segment in segments), initial=0)
     return [
         VisitRecord(
             worker=worker,
@@ -288,29 +348,11 @@ def _records(visit: Visit, worker: str, offset: int, seconds: float, attempt: in
             partition=segment.partition,
             start=segment.start,
             rows=segment.rows,
-            seconds=seconds * segment.rows / max(offset, 1),
+            seconds=per_row[0] * segment.rows,
             attempt=attempt,
+            time=began + per_row[0] * done,
+            seconds_compute=per_row[1] * segment.rows,
+            seconds_waited=per_row[2] * segment.rows,
         )
-        for segment in visit.split(offset)[0]
+        for segment, done in zip(segments, before, strict=False)
     ]
-
-
-class Progress:
-    """Prints where training stands, where the user wants it.
-
-    Parameters
-    ----------
-    verbose : int
-        0 prints nothing.
-    """
-
-    def __init__(self, verbose: int) -> None:
-        self.wanted = verbose > 0
-        self._began = time.perf_counter()
-
-    def show(self, epoch: int, loss: float, rows: int, workers: int = 0) -> None:
-        """Print one line: the epoch under way, the mean loss of its rows so far, and their number."""
-        if self.wanted and rows:
-            seconds = time.perf_counter() - self._began
-            where = f", {workers} workers" if workers else ""
-            print(f"epoch {epoch + 1}: loss {loss:.4f}, {rows:,} rows, {seconds:.1f} s{where}", flush=True)

@@ -1,170 +1,33 @@
-"""What happened in a fit: one append-only record that every observer reads.
-
-Records are named tuples: as immutable as frozen dataclasses, and made in a third of the time.
-"""
+"""What happened in a fit: one append-only record that every observer reads."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from skdist.records import EpochRecord, FitRecord, PlanRecord, RoundRecord, VisitRecord
+from skdist.report import FitReport, report_on
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-class RoundRecord(NamedTuple):
-    """One round of one learner: trained, sent and accepted.
-
-    Attributes
-    ----------
-    learner, worker : str
-        Who trained, and the address of its worker.
-    epoch, visit : int
-        Counted from 0; number of the visit.
-    rows, steps : int
-        Trained in this round.
-    round_size : int
-        The size in rows that the round was given (``B_i``).
-    version : int
-        Version of the parameters that the update has become part of.
-    staleness : float
-        Versions that others made while the round was under way.
-    context : float
-        Staleness context value (``C``).
-    rate_scale : float
-        Factor of the learner's rate before sending.
-    applied : float
-        Factor that the server applied; lower where the guard stepped in.
-    weight : float
-        Weight among the updates that were applied together.
-    volatility : float
-        Standard deviation of the gradients of the steps; nan where it was not wanted.
-    latency : float
-        Median heartbeat round trip of the worker in seconds.
-    efficiency : float
-        Link efficiency (``e``) that ``round_size`` came from.
-    loss : float
-        Mean loss over the rows, each before its step.
-    seconds_compute, seconds_exchange : float
-        Training, and the exchange that ended during the round.
-    time : float
-        Seconds since the start of the fit, when the server took the update in.
-    """
-
-    learner: str
-    worker: str
-    epoch: int
-    visit: int
-    rows: int
-    steps: int
-    round_size: int
-    version: int
-    staleness: float
-    context: float
-    rate_scale: float
-    applied: float
-    weight: float
-    volatility: float
-    latency: float
-    efficiency: float
-    loss: float
-    seconds_compute: float
-    seconds_exchange: float
-    time: float
-
-
-class VisitRecord(NamedTuple):
-    """One partition of one visit.
-
-    Attributes
-    ----------
-    worker : str
-        Address of the worker.
-    epoch, visit, partition : int
-        Which.
-    start, rows : int
-        The stretch of the partition's rows, in the order of the epoch.
-    seconds : float
-        Duration of the visit, shared out among its partitions by rows.
-    attempt : int
-        1 for the first execution of the visit.
-    """
-
-    worker: str
-    epoch: int
-    visit: int
-    partition: int
-    start: int
-    rows: int
-    seconds: float
-    attempt: int
-
-
-class EpochRecord(NamedTuple):
-    """One pass over all rows.
-
-    Attributes
-    ----------
-    epoch : int
-        Counted from 0.
-    rows : int
-        Rows trained on.
-    loss : float
-        Mean training loss, each row before its step.
-    val_loss : float
-        Mean loss on the validation rows when the epoch was complete; nan where there are none.
-    seconds : float
-        From its first row to its last.
-    val_score : float
-        Score on the validation rows, likewise.
-    """
-
-    epoch: int
-    rows: int
-    loss: float
-    val_loss: float
-    seconds: float
-    val_score: float = math.nan
-
-
-class PlanRecord(NamedTuple):
-    """How a worker ran its visits from now on.
-
-    Attributes
-    ----------
-    worker : str
-        Address of the worker.
-    time : float
-        Seconds since the start of the fit.
-    pressure : float
-        Load of a round in seconds.
-    threads : int
-        Visits that trained at once.
-    inner_threads : int
-        BLAS or torch threads of each.
-    queue : int
-        Visits that waited.
-    """
-
-    worker: str
-    time: float
-    pressure: float
-    threads: int
-    inner_threads: int
-    queue: int
-
+__all__ = ["History"]
 
 _COLUMNS = {
     "rounds": RoundRecord._fields,
     "visits": VisitRecord._fields,
     "epochs": EpochRecord._fields,
     "plans": PlanRecord._fields,
+    "fits": FitRecord._fields,
 }
 
+#: A notebook shows so many of the last epochs.
+EPOCHS_SHOWN = 10
 
-@dataclass
+
+@dataclass(repr=False)
 class History:
     """Rounds, visits and epochs of a fit, and the plans of its workers.
 
@@ -175,9 +38,12 @@ class History:
     epochs : list of EpochRecord
     plans : list of PlanRecord
         One at a worker's first report, and one whenever its plan changed.
+    fits : list of FitRecord
+        One, or with ``partial_fit`` one per call.
 
     Examples
     --------
+    >>> from skdist.records import EpochRecord
     >>> history = History()
     >>> history.epochs.append(EpochRecord(0, 100, 0.5, float("nan"), 0.1))
     >>> history.to_frame("epochs").loc[0, "rows"]
@@ -188,14 +54,15 @@ class History:
     visits: list[VisitRecord] = field(default_factory=list)
     epochs: list[EpochRecord] = field(default_factory=list)
     plans: list[PlanRecord] = field(default_factory=list)
+    fits: list[FitRecord] = field(default_factory=list)
 
     def to_frame(self, table: str = "rounds") -> pd.DataFrame:
         """Return a table as a DataFrame.
 
         Parameters
         ----------
-        table : {'rounds', 'visits', 'epochs', 'plans'}, default='rounds'
-            One row per record; the columns are the attributes of the record class.
+        table : {'rounds', 'visits', 'epochs', 'plans', 'fits'}, default='rounds'
+            One row per record; the columns are the attributes of the record class in `skdist.records`.
 
         Raises
         ------
@@ -209,13 +76,94 @@ class History:
         records: Sequence[Any] = getattr(self, table)
         return pd.DataFrame.from_records(records, columns=list(_COLUMNS[table]))
 
+    def report(self) -> FitReport:
+        """Return where the time went, and what would make the fit faster as far as its records show it.
+
+        Raises
+        ------
+        ValueError
+            Where there are no records of a fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skdist import DistributedSGDClassifier
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.standard_normal((2000, 5))
+        >>> clf = DistributedSGDClassifier(max_iter=5, tol=None).fit(X, X[:, 0] > 0)
+        >>> report = clf.history_.report()
+        >>> report.learners, report.epochs
+        (1, 5)
+        >>> print(report)
+        5 epochs of 2,000 rows...
+        """
+        return report_on(self.rounds, self.visits, self.fits)
+
     def extend(self, other: History) -> None:
-        """Append the records of a later history, as ``partial_fit`` does; its epochs are counted on."""
+        """Append the records of ``other``, a later fit, as ``partial_fit`` does.
+
+        Its epochs and its seconds are counted on, without the pause in between.
+        """
         done = max((record.epoch for record in self.epochs), default=-1) + 1
-        self.rounds.extend(record._replace(epoch=record.epoch + done) for record in other.rounds)
-        self.visits.extend(record._replace(epoch=record.epoch + done) for record in other.visits)
-        self.epochs.extend(record._replace(epoch=record.epoch + done) for record in other.epochs)
-        self.plans.extend(other.plans)
+        past = self.fits[-1].time + self.fits[-1].seconds if self.fits else 0.0
+        self.rounds += [
+            each._replace(epoch=each.epoch + done, time=each.time + past) for each in other.rounds
+        ]
+        self.visits += [
+            each._replace(epoch=each.epoch + done, time=each.time + past) for each in other.visits
+        ]
+        self.epochs += [record._replace(epoch=record.epoch + done) for record in other.epochs]
+        self.plans += [record._replace(time=record.time + past) for record in other.plans]
+        self.fits += [record._replace(time=record.time + past) for record in other.fits]
+
+    def took(self, seconds: float) -> None:
+        """Write down how long the whole call of the last fit took."""
+        self.fits[-1] = self.fits[-1]._replace(seconds_total=seconds)
+
+    def _facts(self) -> str:
+        facts = [f"{len(self.epochs)} epochs"]
+        if self.epochs:
+            last = self.epochs[-1]
+            facts.append(f"loss {last.loss:.4g}")
+            if last.val_score == last.val_score:
+                facts.append(f"validation score {last.val_score:.4g}")
+        if self.fits:
+            last_fit = self.fits[-1]
+            facts.append(f"{sum(fit.seconds for fit in self.fits):.3g} s")
+            facts.append(f"{last_fit.learners} learners on {last_fit.workers} workers")
+            if len(self.fits) > 1:
+                facts.append(f"{len(self.fits)} fits")
+            elif last_fit.converged:
+                facts.append("converged")
+        return ", ".join(facts)
 
     def __repr__(self) -> str:
-        return "History({})".format(", ".join(f"{len(getattr(self, table))} {table}" for table in _COLUMNS))
+        return (
+            f"History({self._facts()}; "
+            f"{len(self.rounds)} rounds, {len(self.visits)} visits, {len(self.plans)} plans)"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the facts, the losses, and the last epochs."""
+        validated = any(epoch.val_loss == epoch.val_loss for epoch in self.epochs)
+        columns = ["epoch", "rows", "loss", *(["val_loss", "val_score"] if validated else []), "seconds"]
+        lines = [
+            "<tr>" + "".join(f"<td>{getattr(epoch, name):.6g}</td>" for name in columns) + "</tr>"
+            for epoch in self.epochs[-EPOCHS_SHOWN:]
+        ]
+        head = "".join(f"<th>{name}</th>" for name in columns)
+        table = f"<table><tr>{head}</tr>{''.join(lines)}</table>" if lines else ""
+        return f"<div><b>History</b> {escape(self._facts())}<br>{self._sparkline()}{table}</div>"
+
+    def _sparkline(self) -> str:
+        """Return the losses of the epochs as a small picture."""
+        losses = [epoch.loss for epoch in self.epochs]
+        if len(losses) < 2:
+            return ""
+        low, high, step = min(losses), max(losses), 200 / (len(losses) - 1)
+        height = 40 / (high - low) if high > low else 0.0
+        points = " ".join(f"{i * step:.1f},{2 + (high - loss) * height:.1f}" for i, loss in enumerate(losses))
+        return (
+            '<svg width="204" height="44" role="img" aria-label="loss by epoch">'
+            f'<polyline points="{points}" fill="none" stroke="#1f77b4" stroke-width="1.5"/></svg>'
+        )

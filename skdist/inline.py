@@ -13,12 +13,12 @@ from dataclasses import replace
 import numpy as np
 
 from skdist.checkpoint import Checkpoint, Reached
+from skdist.console import ProgressLine
 from skdist.control.dispatch import MOST_EPOCHS
 from skdist.control.ledger import Ledger
 from skdist.fitting import (
     FitResult,
     FitSettings,
-    Progress,
     build_dispatcher,
     build_learner,
     build_server,
@@ -71,9 +71,10 @@ def train_inline(
     start = checkpoint.start if checkpoint is not None else None
     backup = start.backup if start is not None else None
     server = build_server(model, settings, state, sum(rows), n_threads, clock, backup=backup)
-    progress = Progress(settings.verbose)
+    who = f"{n_threads} thread{'s' if n_threads > 1 else ''}"
+    line = ProgressLine(settings.verbose, settings.max_iter, who)
     observers = observers if observers is not None else Observers()
-    unwatched = n_threads == 1 and not observers and not progress.wanted
+    unwatched = n_threads == 1 and not observers
     names = [str(number) for number in range(n_threads)]
     dispatcher = build_dispatcher(
         replace(settings, planner=None),  # a visit runs when there is a thread for it
@@ -110,8 +111,6 @@ def train_inline(
             take_in(history, dispatcher, report, server.seconds())
             if checkpoint is not None:
                 ledger.ended(report.visit, report.worker, report.offset)
-        if progress.wanted:
-            progress.show(*server.progress())
 
     def reached() -> Reached:
         with deciding:
@@ -120,7 +119,10 @@ def train_inline(
             todo = ledger.todo(dispatcher, backup.offsets)
             return Reached.of(backup, dispatcher, todo)
 
-    with checkpoint.regularly(reached, rows) if checkpoint is not None else nullcontext():
+    with (
+        checkpoint.regularly(reached, rows) if checkpoint is not None else nullcontext(),
+        line.regularly(server.progress),
+    ):
         if n_threads == 1:
             while not over():
                 for name, order in ordered():
@@ -150,7 +152,11 @@ def train_inline(
                     raise
         outcome = server.finish()
     trainers = {name: each.trainer for name, each in learners.items() if each.trainer is not None}
-    return replace(conclude(outcome, history, dispatcher.last_epoch + 1), trainers=trainers)
+    result = conclude(
+        outcome, history, dispatcher.last_epoch + 1, settings, rows=rows, workers=1, learners=n_threads,
+        line=line,
+    )  # fmt: skip
+    return replace(result, trainers=trainers)
 
 
 def _run(server: ParameterServer, loop: VisitLoop, learner: Learner, answer: Answer) -> tuple[int, Answer]:

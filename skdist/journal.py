@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skdist.history import EpochRecord, RoundRecord
 from skdist.parameters import Pending
+from skdist.records import EpochRecord, RoundRecord
 
 
 @dataclass
@@ -49,6 +49,8 @@ class Outcome(NamedTuple):
         All epochs.
     converged : bool
         Whether the convergence monitor ended the fit.
+    seconds : float
+        Since the start of the fit.
     """
 
     state: np.ndarray
@@ -57,6 +59,7 @@ class Outcome(NamedTuple):
     rounds: list[RoundRecord]
     epochs: list[EpochRecord]
     converged: bool
+    seconds: float
 
 
 class Journal:
@@ -144,3 +147,8 @@ class Journal:
         number = max(self._epochs)
         epoch = self._epochs[number]
         return number, epoch.loss / max(epoch.rows, 1), epoch.rows
+
+    def totals(self) -> tuple[int, float]:
+        """Return the rows of all epochs so far and the sum of their losses."""
+        epochs = self._epochs.values()
+        return sum(epoch.rows for epoch in epochs), sum(epoch.loss for epoch in epochs)

@@ -25,6 +25,7 @@ from skdist.control.stopping import ConvergenceMonitor
 from skdist.journal import Journal, Outcome
 from skdist.messages import Answer, Join, Snapshot, Update
 from skdist.parameters import Parameters, Pending
+from skdist.progress import Progress, VisitProgress
 
 #: The mean factor of the updates' rates is one of so many updates of each learner.
 LEVEL_UPDATES = 8
@@ -69,9 +70,9 @@ class ParameterServer:
     collect : int
         Updates that are applied together and make one version, unless the gate decides it.
     momentum : float
-        Of the server, at most: `momentum_of` tells how much for how many learners.
+        Of the server, at most: ``skdist.parameters.momentum_of`` tells how much for how many learners.
     statistics : bool
-        Whether the members of the state after the first are statistics; see `skdist.parameters.Parameters`.
+        Whether the members of the state after the first are statistics; see ``skdist.parameters.Parameters``.
     clock : float
         Steps made by earlier fits on the same state.
     time_source : callable
@@ -149,7 +150,7 @@ class ParameterServer:
         return self._parameters.clock
 
     def join(self, join: Join) -> Answer:
-        """Register an execution of a visit; it takes over from any earlier one.
+        """Register an execution of a visit, as ``join`` says; it takes over from any earlier one.
 
         Returns
         -------
@@ -266,7 +267,7 @@ class ParameterServer:
         return attempt.offset if attempt is not None else 0
 
     def leave(self, visit: int, attempt: str) -> int:
-        """Note that an execution of a visit has ended; return which execution it was, from 1."""
+        """Note that the execution ``attempt`` of a visit has ended; return which one it was, from 1."""
         with self._lock:
             known = self._attempts.get(visit)
             if known is None:
@@ -294,21 +295,6 @@ class ParameterServer:
                 self._attempts.forget(learner)
             released = self._advance(now)
         _deliver(released)
-
-    def silent(self) -> list[int]:
-        """Return the visits under way whose learner should have been heard of long ago.
-
-        A learner that has not ended its first round is not judged: nobody knows how long it takes.
-        """
-        with self._lock:
-            now = self._now()
-            return [
-                attempt.visit.number
-                for attempt in self._attempts
-                if attempt.name
-                and attempt.learner not in self._attempts.waiting
-                and self._roster.silent(attempt.learner, now)
-            ]
 
     def back_up(self, visits: Collection[int], newest: int, rounds: int) -> Backup:
         """Return what another server needs to go on from here.
@@ -340,7 +326,7 @@ class ParameterServer:
             )
 
     def go_on(self, backup: Backup) -> None:
-        """Go on where another server stopped, with visits of new numbers."""
+        """Go on where another server stopped, as its ``backup`` says, with visits of new numbers."""
         assert backup.stage is not None
         with self._lock:
             self._parameters.go_on(backup.stage)
@@ -357,7 +343,9 @@ class ParameterServer:
             if self._pending:
                 self._apply()
             p, journal = self._parameters, self._journal
-            return Outcome(p.state, p.version, p.clock, journal.rounds, journal.epochs(), self._converged)
+            return Outcome(
+                p.state, p.version, p.clock, journal.rounds, journal.epochs(), self._converged, self.seconds()
+            )
 
     def snapshot(self, epoch: int) -> Snapshot:
         """Return the present parameters, for an epoch that is complete; updates that wait stay waiting."""
@@ -382,10 +370,34 @@ class ParameterServer:
         """Return the seconds since the server was made, the time of the history."""
         return self._now() - self._began
 
-    def progress(self) -> tuple[int, float, int]:
-        """Return the newest epoch, the mean loss of its rows so far and its rows."""
+    def progress(self) -> Progress:
+        """Return where training stands.
+
+        A learner that has not ended its first round is never silent: nobody knows how long it takes.
+        """
         with self._lock:
-            return self._journal.progress()
+            now = self._now()
+            at_work = [attempt for attempt in self._attempts if attempt.name]
+            silent = (
+                attempt.visit.number
+                for attempt in at_work
+                if attempt.learner not in self._attempts.waiting and self._roster.silent(attempt.learner, now)
+            )
+            return Progress(
+                *self._journal.progress(),
+                *self._journal.totals(),
+                seconds=now - self._began,
+                staleness=self._roster.staleness(),
+                learners=self._roster.progress(),
+                visits=tuple(
+                    VisitProgress(
+                        each.visit.number, each.learner, each.visit.epoch_at(each.offset), each.offset,
+                        each.visit.rows,
+                    )
+                    for each in at_work
+                ),
+                silent=tuple(silent),
+            )  # fmt: skip
 
     def _guarded(self, update: Update, staleness: float) -> float:
         if self._adapter is None:

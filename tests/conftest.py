@@ -10,6 +10,17 @@ settings.register_profile("replayable", derandomize=True, deadline=None, databas
 settings.load_profile("replayable")
 
 
+#: Tests that kill, freeze and slow down workers: where several ran at once, they would disturb each other.
+DISTURBING = ("tests/chaos/", "tests/cluster/", "tests/torch/test_cluster.py", "tests/torch/test_faults.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Let the tests that disturb clusters run in one process, where there are several."""
+    for item in items:
+        if item.nodeid.startswith(DISTURBING):
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+
+
 @pytest.fixture(scope="session")
 def binary():
     """Twelve thousand rows of a logistic model: X float32, y in {0, 1}."""

@@ -62,14 +62,12 @@ def test_a_learner_is_silent_that_should_have_been_heard_of_long_ago():
     slow.push(rows=8, seconds_per_row=0.1)
     fast.push(rows=8, seconds_per_row=1e-4)
     clock.now = SILENT_SECONDS + 0.1
-    assert server.silent() == [fast.visit]
+    assert server.progress().silent == (fast.visit,)
     fast.push(rows=8, seconds_per_row=1e-4)
-    assert server.silent() == []
+    assert server.progress().silent == ()
     clock.now = 100.0
-    assert server.silent() == [
-        slow.visit,
-        fast.visit,
-    ]  # nobody knows how long the first round of the new one takes
+    # Nobody knows how long the first round of the new one takes.
+    assert server.progress().silent == (slow.visit, fast.visit)
     server.leave(fast.visit, fast.attempt)
-    assert server.silent() == [slow.visit]
+    assert server.progress().silent == (slow.visit,)
     assert new.push(rows=8).accepted

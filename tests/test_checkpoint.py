@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import fsspec
 import numpy as np
 import pytest
+import scipy.sparse
 
 from skdist import DistributedSGDClassifier, DistributedSGDRegressor, checkpoint
 from skdist.backup import Backup
@@ -172,6 +173,19 @@ def test_other_data_is_refused(binary, path):
     for name, rows in others.items():
         with pytest.raises(ValueError, match=f"another problem: {name} is"):
             make().fit(*rows, checkpoint=path, resume=True)
+
+
+def test_texts_of_other_words_are_refused(path):
+    words = np.arange(60).reshape(20, 3)
+    texts = [
+        scipy.sparse.csr_array((np.ones(60), words.ravel() + first, np.arange(0, 61, 3)), shape=(20, 1000))
+        for first in (0, 1)
+    ]
+    y = np.arange(20) % 2
+    make().fit(texts[0], y, checkpoint=path)
+    make().fit(texts[0], y, checkpoint=path, resume=True)
+    with pytest.raises(ValueError, match="another problem: columns is"):
+        make().fit(texts[1], y, checkpoint=path, resume=True)
 
 
 def test_what_a_checkpoint_cannot_hold_is_refused_at_once(binary, path):

@@ -6,7 +6,14 @@ import pytest
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.schedules import CONSTANT, Schedule
-from skdist.fitting import MOMENTUM, Progress, build_dispatcher, build_learner, build_server, visit_records
+from skdist.fitting import (
+    MOMENTUM,
+    build_dispatcher,
+    build_learner,
+    build_server,
+    lost_records,
+    visit_records,
+)
 from skdist.messages import Segment, Visit, VisitReport
 from tests.fakes import FakeLearner, RowModel, fit_settings
 
@@ -14,21 +21,32 @@ VISIT = Visit(7, 2, (Segment(0, 0, 60), Segment(3, 20, 60)))
 
 
 def report(offset):
-    return VisitReport(VISIT, "w", offset, 2, 0.0, 10.0, 5)
+    return VisitReport(VISIT, "w", offset, 2, 0.0, 10.0, 5, seconds_waited=2.0, seconds_compute=5.0)
 
 
 def test_a_visit_leaves_a_record_for_each_partition_it_trained_on():
-    first, second = visit_records(report(100))
+    first, second = visit_records(report(100), 12.0)
+    assert (first.time, second.time) == (2.0, 8.0)
+    assert (first.seconds_compute, first.seconds_waited) == (3.0, 1.2)
+    assert (second.seconds_compute, second.seconds_waited) == (2.0, 0.8)
     assert (first.partition, first.start, first.rows, first.seconds) == (0, 0, 60, 6.0)
     assert (second.partition, second.start, second.rows, second.seconds) == (3, 20, 40, 4.0)
     assert (first.worker, first.epoch, first.visit, first.attempt) == ("w", 2, 7, 2)
 
 
 def test_rows_that_were_handed_back_are_not_in_the_records():
-    records = visit_records(report(80))
+    records = visit_records(report(80), 12.0)
     assert [(r.partition, r.start, r.rows) for r in records] == [(0, 0, 60), (3, 20, 20)]
     assert sum(record.seconds for record in records) == pytest.approx(10.0)
-    assert visit_records(report(0)) == []
+    assert visit_records(report(0), 12.0) == []
+
+
+def test_of_a_visit_that_never_reported_nobody_knows_how_long_it_took():
+    first, second = lost_records(VISIT, "w", 80)
+    assert (first.rows, second.rows) == (60, 20)
+    for record in (first, second):
+        assert all(math.isnan(value) for value in record[-3:])
+        assert math.isnan(record.seconds)
 
 
 @pytest.mark.parametrize(("adaptive", "rows_until_converged"), [(True, 3 * 10_000), (False, 3 * 80_000)])
@@ -41,13 +59,6 @@ def test_auto_rates_are_checked_several_times_per_pass(adaptive, rows_until_conv
         rows += 5000
         learner.push(rows=5000, loss=5000.0, change=0.0)
     assert rows == rows_until_converged
-
-
-def test_progress_is_silent_unless_wanted(capsys):
-    Progress(0).show(0, 0.5, 100)
-    assert capsys.readouterr().out == ""
-    Progress(1).show(0, 0.5, 1000, workers=3)
-    assert capsys.readouterr().out.startswith("epoch 1: loss 0.5000, 1,000 rows, 0.0 s, 3 workers")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skdist import console
+from skdist.console import ProgressLine
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.schedules import AutoRate
@@ -16,6 +18,8 @@ from skdist.control.staleness import StalenessWindow
 from skdist.inline import train_inline
 from skdist.observers import Observers
 from tests.fakes import RowModel, fake_partitions, fit_settings, linear_model, rows_of
+
+SHOW = ProgressLine.show
 
 MODES = {
     "async": {"mode": "async"},
@@ -207,12 +211,36 @@ def test_an_error_in_one_thread_ends_the_fit_while_others_wait(mode, nth):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("skdist")]
 
 
-def test_verbose_prints_a_line_for_each_visit(capsys):
+@pytest.mark.parametrize(("threads", "who"), [(1, "1 thread"), (2, "2 threads")])
+def test_verbose_shows_how_a_fit_goes_and_how_it_ended(capsys, monkeypatch, threads, who):
+    monkeypatch.setattr(console, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(console, "LOG_SECONDS", 0.0)
+    monkeypatch.setattr(console, "LOG_SHARE", 0.0)
+    shown = threading.Event()
+    monkeypatch.setattr(ProgressLine, "show", lambda line, progress: (SHOW(line, progress), shown.set()))
+    partitions, n = fake_partitions([64] * 2)
+
+    def wait_until_shown(rows):
+        assert shown.wait(30)
+
+    model = RowModel(8, on_train=wait_until_shown)
+    train_inline(model, partitions, fit_settings(verbose=1, max_iter=3), np.zeros(n), threads)
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("epoch ") for line in lines)
+    assert last.startswith("3 epochs in ")
+    assert "loss 1.0000, " in last
+    assert f" rows/s, {who}, mean staleness " in last
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("skdist")]
+
+
+def test_a_fit_that_fails_ends_the_thread_that_shows_it(monkeypatch):
+    def fail(rows):
+        raise RuntimeError("out of order")
+
     partitions, n = fake_partitions([64])
-    train_inline(RowModel(8), partitions, fit_settings(verbose=1), np.zeros(n))
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert lines[0].startswith("epoch 1: loss 1.0000, 64 rows")
+    with pytest.raises(RuntimeError, match="out of order"):
+        train_inline(RowModel(8, on_train=fail), partitions, fit_settings(verbose=1), np.zeros(n))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("skdist")]
 
 
 @pytest.mark.parametrize("params", [{}, {"mode": "sync"}, {"mode": "ssp"}, {"round_size": 100}], ids=str)

@@ -1,4 +1,4 @@
-"""The snippets of the how-to pages run as they are, in the order of the page."""
+"""The snippets of the pages run as they are, in the order of the page."""
 
 from __future__ import annotations
 
@@ -9,18 +9,29 @@ import pytest
 
 from tests.slurm.conftest import import_jobqueue
 
-FOLDER = Path(__file__).parent.parent / "docs" / "how-to"
+DOCS = Path(__file__).parent.parent / "docs"
 
 #: Its snippets need job queues; those for Slurm run in `tests/slurm`.
-JOB_QUEUES = FOLDER / "job-queues.md"
+JOB_QUEUES = DOCS / "how-to" / "job-queues.md"
 
-PAGES = sorted(set(FOLDER.glob("*.md")) - {JOB_QUEUES})
+#: Its snippet says how to look at a fit of one's own.
+HOW_IT_WORKS = DOCS / "explanation" / "how-it-works.md"
 
 
 def snippets_of(page):
-    snippets = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
-    assert snippets
-    return snippets
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+PAGES = [
+    page
+    for page in sorted(DOCS.glob("*/*.md"))
+    if snippets_of(page) and page not in (JOB_QUEUES, HOW_IT_WORKS)
+]
+
+
+def test_tutorials_and_guides_have_snippets():
+    with_snippets = {page for page in PAGES if page.parent.name in ("tutorials", "how-to")}
+    assert with_snippets == {*DOCS.glob("tutorials/*.md"), *DOCS.glob("how-to/*.md")} - {JOB_QUEUES}
 
 
 def run(page, snippets):
@@ -50,6 +61,11 @@ def test_snippets_run(page):
         pytest.importorskip("dask_ml")
     if any("torch" in snippet for snippet in snippets):
         pytest.importorskip("torch")
+    if any("TrainingDisplay" in snippet for snippet in snippets):
+        pytest.importorskip("matplotlib").use("Agg")
+    if any("sklearn.callback" in snippet for snippet in snippets):
+        pytest.importorskip("rich")
+        pytest.importorskip("sklearn.callback")  # from scikit-learn 1.9 on
     run(page, snippets)
 
 

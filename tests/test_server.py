@@ -40,7 +40,7 @@ def test_one_learner_is_never_stale_and_its_end_is_assigned(rounds):
         answer = learner.push(update)
         assert answer.staleness == 0
         assert answer.state is update.state
-    _, version, _, records, _, _ = server.finish()
+    _, version, _, records, *_ = server.finish()
     assert version == len(rounds)
     assert {record.applied for record in records} == {1.0}
 
@@ -339,9 +339,8 @@ def test_records_tell_epochs_and_rounds():
     learner.push(rows=10, steps=2, loss=5.0, change=0.0)
     clock.now = 5.0
     learner.push(rows=30, steps=4, loss=9.0, change=0.0)
-    assert server.progress()[0] == 0
-    assert server.progress()[1:] == (pytest.approx(14 / 40), 40)
-    _, _, _, rounds, (epoch,), _ = server.finish()
+    _, _, _, rounds, (epoch,), _, seconds = server.finish()
+    assert seconds == 5.0
     assert (epoch.rows, epoch.loss, epoch.seconds) == (40, 14 / 40, 3.0)
     assert [(r.rows, r.steps, r.loss, r.version) for r in rounds] == [(10, 2, 0.5, 1), (30, 4, 0.3, 2)]
     assert [r.time for r in rounds] == [2.0, 5.0]
@@ -350,9 +349,35 @@ def test_records_tell_epochs_and_rounds():
 
 
 def test_progress_before_the_first_update():
-    number, loss, rows = make_server().progress()
-    assert (number, rows) == (0, 0)
-    assert math.isnan(loss)
+    progress = make_server().progress()
+    assert (progress.epoch, progress.rows, progress.total_rows, progress.total_loss) == (0, 0, 0, 0)
+    assert math.isnan(progress.loss)
+    assert progress.learners == progress.visits == progress.silent == ()
+
+
+def test_progress_tells_of_epochs_learners_and_visits_under_way():
+    clock = Clock()
+    server = make_server(size=1, time_source=clock, max_iter=2)
+    one = FakeLearner(server, "w/1", worker="w", link=Link((0.002, 0.004)))
+    two = FakeLearner(server, "v/1", worker="v", visit=2)
+    clock.now = 2.0
+    one.push(rows=10, loss=5.0, change=0.0)
+    one.push(rows=30, loss=9.0, change=0.0, seconds_per_row=0.1)
+    two.push(rows=20, loss=16.0, change=0.0)
+    progress = server.progress()
+    assert (progress.epoch, progress.loss, progress.rows) == (0, 0.5, 60)
+    assert (progress.total_rows, progress.total_loss, progress.seconds) == (60, 30.0, 2.0)
+    assert progress.staleness == 1.0  # the update of the second met two versions
+    first, second = progress.learners
+    assert (first.name, first.worker, first.staleness, first.latency) == ("w/1", "w", 0.0, 0.003)
+    assert (first.seconds_per_row, second.staleness) == (0.1, 2.0)
+    assert first.round_size == one.answer.round_size
+    assert [(each.number, each.learner, each.offset) for each in progress.visits] == [
+        (one.visit, "w/1", 40),
+        (two.visit, "v/1", 20),
+    ]
+    server.leave(one.visit, one.attempt)
+    assert [each.learner for each in server.progress().visits] == ["v/1"]
 
 
 @settings(deadline=None, max_examples=40)

@@ -19,6 +19,7 @@ from skdist.exceptions import ServerLostError
 from skdist.fitting import FitSettings, build_server
 from skdist.journal import Outcome
 from skdist.messages import Answer, Join, Snapshot, Update
+from skdist.progress import Progress
 from skdist.server import ParameterServer
 
 #: An answer that the gate holds back is waited for this long in one call.
@@ -47,14 +48,20 @@ class ServerActor:
     def begin(
         self, model: Any, classes: Any, settings: FitSettings, state: np.ndarray, n_rows: int,
         n_learners: int, clock: float, backup: Backup | None = None, plugin_name: str = "",
+        number: int = 0,
     ) -> None:  # fmt: skip
         """Make the server; parameters as in `skdist.fitting.build_server`.
 
-        A backup without parameters goes with those that the plugin of this name keeps on this worker.
+        A backup without parameters is that of the number which the plugin of this name keeps on this worker.
+
+        Raises
+        ------
+        LookupError
+            Where it does not keep it.
         """
         self._model, self._classes = model, classes
         if backup is not None and backup.stage is None:
-            backup = get_worker().plugins[plugin_name].backup
+            backup = get_worker().plugins[plugin_name].backups[number]
         self._server = build_server(model, settings, state, n_rows, n_learners, clock, backup=backup)
 
     @property
@@ -118,10 +125,6 @@ class ServerActor:
         """See `ParameterServer.leave`."""
         return self._served().leave(visit, attempt)
 
-    def silent(self) -> list[int]:
-        """See `ParameterServer.silent`."""
-        return self._served().silent()
-
     def back_up(self, visits: Collection[int], newest: int, rounds: int) -> Backup:
         """See `ParameterServer.back_up`."""
         return self._served().back_up(visits, newest, rounds)
@@ -139,7 +142,7 @@ class ServerActor:
         outcome = self._served().finish()
         return outcome._replace(rounds=outcome.rounds[rounds:])
 
-    def progress(self) -> tuple[int, float, int]:
+    def progress(self) -> Progress:
         """See `ParameterServer.progress`."""
         return self._served().progress()
 

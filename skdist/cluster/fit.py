@@ -14,16 +14,17 @@ from distributed import Client
 from distributed.client import FutureCancelledError
 
 from skdist.checkpoint import Checkpoint
-from skdist.cluster import guard
-from skdist.cluster.membership import Membership, Present
+from skdist.cluster import guard, tasks
+from skdist.cluster.feed import Feed
+from skdist.cluster.membership import LOOK_SECONDS, Membership
 from skdist.cluster.partitions import PERSIST_AGAIN, Partitions
 from skdist.cluster.plugin import LearnerPlugin
 from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, Serving
 from skdist.cluster.source import Source
 from skdist.cluster.training import Training
 from skdist.cluster.visits import Visits
-from skdist.exceptions import DataLostError, ServerLostError, SkdistError, UnknownLabelsError
-from skdist.fitting import FitResult, FitSettings, Progress, build_dispatcher, conclude
+from skdist.exceptions import DataLostError, DivergedError, ServerLostError, SkdistError, UnlikeSampleError
+from skdist.fitting import FitResult, FitSettings, build_dispatcher, conclude
 from skdist.history import History
 from skdist.models.validation import ALL_ROWS
 from skdist.observers import Observers
@@ -32,6 +33,12 @@ logger = logging.getLogger("skdist")
 
 #: Cleaning up takes at most this long, in seconds.
 CLEANUP_SECONDS = 10.0
+
+#: Each part of it takes at most this long, in seconds.
+STEP_SECONDS = 3.0
+
+#: The server and the plugins start within so many seconds.
+BEGIN_SECONDS = 60.0
 
 
 def train_on_cluster(
@@ -79,9 +86,9 @@ def train_on_cluster(
             # The coroutine was cancelled and cleans up in the client's thread; wait for it.
             fit.cleaned.wait(CLEANUP_SECONDS)
             raise
-        except ValueError as error:
+        except (ValueError, DivergedError) as error:
             # What is wrong with a sample need not be wrong with all rows.
-            if not fit.sampled or (fit.built and not isinstance(error, UnknownLabelsError)):
+            if not fit.sampled or (fit.built and not isinstance(error, UnlikeSampleError | DivergedError)):
                 raise
             logger.info("Of a sample of the partitions: %s Now all are measured.", error)
             samples = False
@@ -136,7 +143,8 @@ class ClusterFit:
         self._starting: list[asyncio.Future[None]] = []
         self._registered = False
         self._history = History()
-        self._progress = Progress(settings.verbose)
+        self._feed = Feed(client, self.name, type(plan.estimator).__name__, settings)
+        self._result: FitResult | None = None
 
     @property
     def sampled(self) -> bool:
@@ -169,20 +177,19 @@ class ClusterFit:
         members = self._membership
         present = await members.wait_for_workers()
         self._starting = [
-            asyncio.ensure_future(self._start_server(present)),
+            asyncio.ensure_future(self._serving.start()),
             asyncio.ensure_future(self._register_plugin()),
-            asyncio.ensure_future(guard.register(self.client, self.name, f"skdist-server-{self._token}")),
+            asyncio.ensure_future(self._register_guard()),
         ]
-        measure = self._partitions.measure(present.threads, present.memory)
-        summaries = await members.while_there_are_workers(measure)
+        summaries = await members.while_there_are_workers(self._partitions.measure)
         validation = []
         if self._validated is not self._partitions:
-            measure = self._validated.measure(present.threads, present.memory)
-            validation = await members.while_there_are_workers(measure)
+            validation = await members.while_there_are_workers(self._validated.measure)
         await self._started()
         model, state, clock = self.plan.build(summaries, validation)
         rows = [summary.rows for summary in summaries]
         n_learners = sum(present.threads.values())
+        self._feed.begin(len(present.threads))
         if self._checkpoint is not None:
             self._checkpoint.begin(model, self.plan.classes, rows, self.settings.max_iter)
         self.built = True
@@ -205,7 +212,7 @@ class ClusterFit:
             dispatcher=dispatcher,
             visits=self._visits,
             observers=self.observers,
-            progress=self._progress,
+            feed=self._feed,
             partitions=self._partitions,
             validated=self._validated,
             plugin_name=self.name,
@@ -214,17 +221,15 @@ class ClusterFit:
             checkpoint=self._checkpoint,
         )
         outcome = await self._training.run(*begin)
-        result = conclude(outcome, self._history, dispatcher.last_epoch + 1)
-        for last in result.history.epochs[-1:]:
-            self._progress.show(last.epoch, last.loss, last.rows, len(self._training.present.threads))
-        return result
+        self._result = conclude(
+            outcome, self._history, dispatcher.last_epoch + 1, self.settings, rows=rows,
+            workers=len(present.threads), learners=n_learners, line=self._feed.line,
+        )  # fmt: skip
+        return self._result
 
-    async def _start_server(self, present: Present) -> None:
-        for _ in range(MOST_LOSSES - 1):
-            with contextlib.suppress(ServerLostError):
-                return await self._serving.start(list(present.threads))
-            present = await self._membership.wait_for_workers()
-        return await self._serving.start(list(present.threads))
+    async def _register_guard(self) -> None:
+        actor, shown = f"skdist-server-{self._token}", self._feed.wants_page()
+        self._feed.has_page = await guard.register(self.client, self.name, actor, shown)
 
     async def _register_plugin(self) -> None:
         plugin = LearnerPlugin(self.name, self.settings)
@@ -233,27 +238,47 @@ class ClusterFit:
         for _ in range(MOST_LOSSES):
             # A worker that leaves meanwhile makes it fail for all.
             with contextlib.suppress(OSError):
-                replies = await self.client.register_plugin(plugin, name=self.name)
+                replies = await self._registering(plugin)
                 break
             await self._membership.wait_for_workers()
         for reply in replies.values():
             if reply["status"] != "OK":
                 raise reply["exception"]
 
+    async def _registering(self, plugin: LearnerPlugin) -> dict[str, Any]:
+        """Return the replies to a plugin; those that are silent will find it when they are heard of again."""
+        registering = asyncio.ensure_future(self.client.register_plugin(plugin, name=self.name))
+        try:
+            while not (await asyncio.wait([registering], timeout=LOOK_SECONDS))[0]:
+                present = await self._membership.look()
+                if present.silent:
+                    call = self.client.run(tasks.has_plugin, self.name, workers=list(present.threads))
+                    if all((await asyncio.wait_for(call, ANSWER_SECONDS)).values()):
+                        return {}
+            replies: dict[str, Any] = registering.result()
+            return replies
+        finally:
+            registering.cancel()
+
     async def _started(self) -> None:
         """Wait until server and plugin are there; what was begun is not cancelled with us but undone."""
         for start in self._starting:
             try:
-                await asyncio.wait_for(asyncio.shield(start), ANSWER_SECONDS)
+                await asyncio.wait_for(asyncio.shield(start), BEGIN_SECONDS)
             except TimeoutError as error:
                 raise ServerLostError(
-                    f"The parameter server or the heartbeat plugin did not start within {ANSWER_SECONDS:g} s."
+                    f"The parameter server or the heartbeat plugin did not start within {BEGIN_SECONDS:g} s."
                 ) from error
 
     async def _clean_up(self) -> None:
         """Stop what is under way and free every key, the actor and the plugin, whatever fails of it."""
         if self._starting:
-            await asyncio.wait(self._starting, timeout=CLEANUP_SECONDS / 2)
+            _, late = await asyncio.wait(self._starting, timeout=CLEANUP_SECONDS / 4)
+            for start in late:
+                start.cancel()
+            if late:
+                await asyncio.wait(late, timeout=CLEANUP_SECONDS / 4)
+        told = self._feed.end(self._result.history if self._result is not None else None)
         steps: list[Callable[[], Awaitable[Any] | None]] = []
         if self._training is not None:
             steps.append(self._training.end)
@@ -263,13 +288,15 @@ class ClusterFit:
             steps.append(self._visits.release)
         steps += [self._partitions.release, self._validated.release, self._serving.release]
         if self._registered:
-            steps.append(lambda: self.client.unregister_worker_plugin(self.name))
             steps.append(lambda: guard.unregister(self.client, self.name))
+            steps.append(lambda: self.client.unregister_worker_plugin(self.name))
+        steps.append(lambda: told)  # under way while the others are done
         for step in steps:
             try:
                 waiting = step()
                 if waiting is not None:
-                    await waiting
+                    await asyncio.wait_for(waiting, STEP_SECONDS)
             except Exception:
-                # A cluster or a client that is gone has forgotten us already.
+                # A cluster or a client that is gone has forgotten us; a worker that is frozen hears of it
+                # when it thaws.
                 logger.debug("A step of the clean-up failed.", exc_info=True)

@@ -8,6 +8,8 @@ from typing import Any
 
 from distributed import Client, SchedulerPlugin
 
+from skdist.cluster.board import board_of
+
 logger = logging.getLogger("skdist")
 
 
@@ -25,10 +27,17 @@ class FitGuard(SchedulerPlugin):
         What the keys of its server begin with.
     client : str
         Id of the client; when it goes, so does what the fit has registered.
+    shown : bool
+        Whether the fit is to be seen on the dashboard.
     """
 
-    def __init__(self, name: str, actor: str, client: str) -> None:
-        self.name, self._actor, self._client = name, actor, client
+    def __init__(self, name: str, actor: str, client: str, shown: bool) -> None:
+        self.name, self._actor, self._client, self._shown = name, actor, client, shown
+
+    async def start(self, scheduler: Any) -> None:
+        """See to it that there is a board for the fit; Dask calls this once, on the scheduler."""
+        if self._shown:
+            board_of(scheduler)
 
     def valid_workers_downscaling(self, scheduler: Any, workers: Sequence[Any]) -> list[Any]:
         """Return the workers that may be closed; Dask asks before it scales down."""
@@ -45,16 +54,23 @@ class FitGuard(SchedulerPlugin):
     async def _tidy_up(self, scheduler: Any) -> None:
         if self.name in scheduler.worker_plugins:
             await scheduler.unregister_worker_plugin(None, self.name)
+        if self._shown:
+            board_of(scheduler).lose(self.name)
         if scheduler.plugins.get(self.name) is self:
             scheduler.remove_plugin(self.name)
 
 
-async def register(client: Client, name: str, actor: str) -> None:
-    """Guard a fit; parameters as in `FitGuard`. It is worth a line in the log where that is not allowed."""
+async def register(client: Client, name: str, actor: str, shown: bool) -> bool:
+    """Guard a fit; parameters as in `FitGuard`. Return whether it is shown.
+
+    Where that is not allowed, or the scheduler cannot import skdist, it is worth a line in the log.
+    """
     try:
-        await client.register_plugin(FitGuard(name, actor, client.id), name=name)
+        await client.register_plugin(FitGuard(name, actor, client.id, shown), name=name)
+        return shown
     except Exception as error:
         logger.info("adapt() may close the worker that holds the server: %s", error)
+        return False
 
 
 async def unregister(client: Client, name: str) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -92,10 +92,12 @@ class Membership:
         running, silent, leaving = {}, set(), set()
         now, patience = time.monotonic(), self._patience(len(workers))
         seen, self._heartbeats = self._heartbeats, {}
+        newest = max((worker.get("last_seen", 0.0) for worker in workers.values()), default=0.0)
         for address, worker in workers.items():
             beat = worker.get("last_seen", 0.0)
-            known = seen.get(address)
-            self._heartbeats[address] = known if known is not None and known[0] == beat else (beat, now)
+            # At the first look, the newest one stands for now.
+            known = seen.get(address, (beat, now - (newest - beat)))
+            self._heartbeats[address] = known if known[0] == beat else (beat, now)
             status = worker.get("status", "running")
             if status == "closing_gracefully":
                 leaving.add(address)
@@ -140,10 +142,18 @@ class Membership:
             if wanted is not None:
                 wanted.release()
 
-    async def while_there_are_workers(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await work that may take long, but not longer than the limit without any worker."""
-        task = asyncio.ensure_future(work)
-        seen = time.monotonic()
+    async def while_there_are_workers(self, work: Callable[[Present], Coroutine[Any, Any, T]]) -> T:
+        """Do work that may take long, but not longer than the limit without any worker.
+
+        Parameters
+        ----------
+        work : callable
+            Given who is there. It is cancelled and begun again when a worker falls silent: what that one was
+            to do may never be done.
+        """
+        present = await self.look()
+        task = asyncio.ensure_future(work(present))
+        seen, silent = time.monotonic(), present.silent
         try:
             while not (await asyncio.wait([task], timeout=LOOK_SECONDS))[0]:
                 present = await self.look()
@@ -151,6 +161,12 @@ class Membership:
                     seen = time.monotonic()
                 elif time.monotonic() - seen > self.limit:
                     raise self.nobody()
+                if present.silent - silent:
+                    logger.info("Without %s, which fell silent.", ", ".join(present.silent - silent))
+                    silent = present.silent | silent
+                    task.cancel()
+                    await asyncio.wait([task], timeout=LOOK_SECONDS)
+                    task = asyncio.ensure_future(work(present))
             return task.result()
         finally:
             task.cancel()

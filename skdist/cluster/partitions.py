@@ -17,9 +17,11 @@ from skdist.cluster import tasks
 from skdist.cluster.actor import ServerRef
 from skdist.cluster.fetch import LOST, fetch, refuse_cancelled, settle
 from skdist.cluster.held import Held, argument, futures_of_block
+from skdist.cluster.membership import Present
 from skdist.cluster.source import Source, delayed_call
 from skdist.exceptions import DataLostError
 from skdist.intake import Intake
+from skdist.messages import Snapshot
 from skdist.models.validation import HoldOut, ScoreSums, add_up
 from skdist.preparation import Summary
 
@@ -66,10 +68,10 @@ class Partitions:
 
     Attributes
     ----------
-    sampled : bool
-        Whether only some were measured.
     blocks : list of Future or Delayed
         By number; Delayed where the collection is streamed: each visit loads its partitions anew.
+    rows : list of int
+        Of each partition, once they are measured.
     """
 
     def __init__(
@@ -84,64 +86,102 @@ class Partitions:
     ) -> None:
         self.client, self.source, self.token = client, source, token
         self.kind = tasks.Kind(name, intake, hold_out)
-        self.sampled = False
         self._samples = samples and source.lengths is not None
         self.blocks: list[Any] = []
+        self.rows: list[int] = []
         self._passing: list[Any] = []  # needed until all is measured
         self._tries: dict[int, int] = {}  # to make a partition again
         self._generation = 0  # part of the keys: Dask may still know what was lost
+        self._where: dict[str, Any] = {}  # not on workers that are silent
+        self._scored = 0
         self._loaders: dict[str, asyncio.Semaphore] = {}  # by worker: threads that may load
 
-    async def measure(self, workers: dict[str, int], memory: float) -> list[Summary]:
-        """Convert and measure all partitions.
+    async def measure(self, present: Present) -> list[Summary]:
+        """Convert and measure all partitions; may be begun again, with other workers.
 
         Parameters
         ----------
-        workers : dict of str to int
-            Threads by address.
-        memory : float
-            Bytes of memory of all workers.
+        present : Present
+            The workers.
 
         Raises
         ------
         ValueError
             For bad data; the message names the partition.
         """
+        # Workers were restarted, or what was sent was lost with one: what is not lost for good comes again.
         for _ in range(MOST_TRIES - 1):
             with suppress(FutureCancelledError):
-                return await self._measure(workers, memory)
-            # The workers were restarted, or what was sent was lost with one: what is not lost for good comes
-            # again.
+                return await self._measure(present)
+        return await self._measure(present)
+
+    async def _measure(self, present: Present) -> list[Summary]:
+        if self.blocks:
             self.release()
             self._generation += 1
-        return await self._measure(workers, memory)
-
-    async def _measure(self, workers: dict[str, int], memory: float) -> list[Summary]:
+            # Dask releases futures in the next turn of the loop. What leads to them, the user's own tasks, is
+            # to be forgotten before it is asked for again, or it stays on the worker where it was to run.
+            await asyncio.sleep(0)
+        self._where = {"workers": sorted(present.threads)} if present.silent else {}
         keys = [self._key(number) for number in range(len(self.source.parts))]
         if self.source.held:
             self.blocks = [Held(part) for part in self.source.parts]
         elif not self.source.lazy:
-            self._passing = await self.client.scatter(list(self.source.parts), hash=False)
+            self._passing = await self.client.scatter(
+                list(self.source.parts), workers=sorted(present.threads), hash=False
+            )
             self.blocks = [
-                self.client.submit(tasks.prepare_slice, self.kind, n, part, key=key, pure=False)
+                self.client.submit(
+                    tasks.prepare_slice, self.kind, n, part, key=key, pure=False, **self._where
+                )
                 for n, (key, part) in enumerate(zip(keys, self._passing, strict=True))
             ]
         else:
-            held = np.isnan(self.source.nbytes) or self.source.nbytes <= HELD_SHARE * memory
-            kind = self.kind._replace(sampled=self._samples and not held)
             self.blocks = [
-                delayed_call(tasks.prepare, key, kind, n, *part)
+                delayed_call(tasks.prepare, key, self.kind, n, *part)
                 for n, (key, part) in enumerate(zip(keys, self.source.parts, strict=True))
             ]
-            if held:
-                self.blocks = self.client.compute(self.blocks, optimize_graph=False)
-        measured = self._measure_streamed() if self.streamed else await self._measure_held(workers)
+            if await self._nbytes() <= HELD_SHARE * present.memory:
+                self.blocks = self._compute(self.blocks)
+        measured = self._measure_streamed() if self.streamed else await self._measure_held(present.threads)
         self._passing += measured
         found: dict[int, Summary] = {}
         for part in await fetch(self.client, measured):
             found.update(part)
         _release(self._passing)
-        return [found.get(number) or self._like(number, found) for number in range(len(self.blocks))]
+        summaries = [found.get(number) or self._like(number, found) for number in range(len(self.blocks))]
+        self.rows = [summary.rows for summary in summaries]
+        self.kind = self.kind._replace(
+            shape=next((s.shape for s in summaries if s.rows), ()),
+            streamed=self.streamed,
+            sampled=len(found) < len(self.blocks),
+        )
+        return summaries
+
+    async def _nbytes(self) -> float:
+        """Return the bytes of the converted rows: where nobody knows them, a few partitions are loaded."""
+        if not np.isnan(self.source.nbytes):
+            return self.source.nbytes
+        lengths = self.source.lengths or (1,) * len(self.blocks)
+        chosen = _spread(lengths, LEAST_SAMPLE)
+        loaded = self._compute([self.blocks[number] for number in chosen])
+        self._passing += loaded  # they need not be loaded again
+        sizes = [
+            self.client.submit(tasks.size_of, block, key=self._size_key(number), pure=False, **self._where)
+            for number, block in zip(chosen, loaded, strict=True)
+        ]
+        self._passing += sizes
+        rows = sum(lengths[number] for number in chosen)
+        return float(sum(await fetch(self.client, sizes)) / max(rows, 1) * sum(lengths))
+
+    @property
+    def sampled(self) -> bool:
+        """Whether only some partitions were measured, which stand for all."""
+        return self.kind.sampled
+
+    def _compute(self, lazy: Sequence[Any]) -> list[Any]:
+        futures: list[Any] = self.client.compute(list(lazy), optimize_graph=False, **self._where)
+        return futures
 
     def _like(self, number: int, found: Mapping[int, Summary]) -> Summary:
         """Return what is known of a partition that was not measured, when others were."""
@@ -289,18 +329,15 @@ class Partitions:
         lengths = self.source.lengths
         if not self._samples or lengths is None or not any(lengths):
             return range(len(self.blocks))
-        self.sampled = True
-        filled = np.flatnonzero(lengths)
-        count = min(max(len(filled) // SAMPLE_RATIO, LEAST_SAMPLE), MOST_SAMPLE, len(filled))
-        return [int(number) for number in filled[np.linspace(0, len(filled) - 1, count).astype(int)]]
+        count = int(np.count_nonzero(lengths)) // SAMPLE_RATIO
+        return _spread(lengths, min(max(count, LEAST_SAMPLE), MOST_SAMPLE))
 
     def _measure_streamed(self) -> list[Any]:
         lazy = [
             delayed_call(tasks.measure, self._measure_key(n), self.kind, [n], self.blocks[n])
             for n in self._sample()
         ]
-        futures: list[Any] = self.client.compute(lazy, optimize_graph=False)
-        return futures
+        return self._compute(lazy)
 
     async def _measure_held(self, workers: dict[str, int]) -> list[Any]:
         """Start a task for each thread: for Dask, a task costs more than reading a few megabytes."""
@@ -313,7 +350,7 @@ class Partitions:
         ]  # fmt: skip
 
     async def score(
-        self, ref: ServerRef, plugin_name: str, state: np.ndarray, epoch: int, workers: dict[str, int]
+        self, ref: ServerRef, plugin_name: str, snapshot: Snapshot, present: Present
     ) -> ScoreSums:
         """Score a state on the held-out rows of all partitions, where they are; only sums travel.
 
@@ -321,14 +358,15 @@ class Partitions:
         ----------
         ref, plugin_name
             As in `skdist.cluster.tasks.score`.
-        state : ndarray
-            Of the model.
-        epoch : int
-            Part of the keys.
-        workers : dict of str to int
-            Threads by address.
+        snapshot : Snapshot
+            The state.
+        present : Present
+            The workers.
         """
         futures: list[Any] = []
+        workers, epoch, state = sorted(present.threads), snapshot.epoch, snapshot.state
+        where = {"workers": workers} if present.silent else {}
+        self._scored += 1
         try:
             if self.streamed:
                 shared = dask.delayed(state, pure=False)
@@ -345,10 +383,10 @@ class Partitions:
                     )
                     for n, block in enumerate(self.blocks)
                 ]
-                futures += self.client.compute(lazy, optimize_graph=False, priority=LOOK_PRIORITY)
+                futures += self.client.compute(lazy, optimize_graph=False, priority=LOOK_PRIORITY, **where)
             else:
-                placed = await self._placed(workers)
-                futures += await self.client.scatter([state], hash=False)
+                placed = await self._placed(present.threads)
+                futures += await self.client.scatter([state], workers=workers, hash=False)
                 futures += [
                     self.client.submit(
                         tasks.score, ref, plugin_name, self.kind, numbers, futures[0],
@@ -371,16 +409,26 @@ class Partitions:
                 await fetch(self.client, futures_of_block(block))  # raises what went wrong
             homes.setdefault((held.get(block.key) or [""])[0], []).append(number)
         return [
-            (numbers, {"workers": [home] if home else None, "allow_other_workers": bool(home)})
+            (numbers, {"workers": [home], "allow_other_workers": True} if home in workers else self._where)
             for home, together in homes.items()
             for numbers in _shared_out(together, workers.get(home, 1))
         ]
 
     def _measure_key(self, number: int) -> tuple[str, int]:
-        return (f"skdist-measure-{self.token}", number)
+        return (f"skdist-measure-{self.token}-{self._generation}", number)
+
+    def _size_key(self, number: int) -> tuple[str, int]:
+        return (f"skdist-size-{self.token}-{self._generation}", number)
 
     def _score_key(self, epoch: int, number: int) -> tuple[str, int, int]:
-        return (f"skdist-score-{self.token}", epoch, number)
+        return (f"skdist-score-{self.token}-{self._scored}", epoch, number)
+
+
+def _spread(lengths: Sequence[int], count: int) -> list[int]:
+    """Return at most ``count`` partitions that are not empty, evenly spread."""
+    filled = np.flatnonzero(lengths)
+    places = np.linspace(0, len(filled) - 1, min(count, len(filled))).astype(int)
+    return [int(number) for number in filled[places]]
 
 
 def _shared_out(numbers: Sequence[int], parts: int) -> list[list[int]]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from distributed import WorkerPlugin
@@ -19,6 +20,7 @@ from skdist.control.windows import LatencyWindow
 from skdist.fitting import FitSettings, build_learner
 from skdist.learner import Learner
 from skdist.messages import Link
+from skdist.models.compile import as_input
 from skdist.models.partition import Partition
 
 #: Heartbeats sent at once at the start, so that the window is not empty for seconds.
@@ -41,8 +43,9 @@ class LearnerPlugin(WorkerPlugin):
 
     Attributes
     ----------
-    backup : Backup or None
-        Of the server, where this worker keeps it.
+    backups : dict of int to Backup
+        Of the server, those that this worker keeps: the latest, and the one before, as the driver may never
+        have heard of the latest.
     """
 
     def __init__(self, name: str, settings: FitSettings) -> None:
@@ -54,7 +57,7 @@ class LearnerPlugin(WorkerPlugin):
         self.worker = worker
         self.latencies = LatencyWindow(self._settings.window)
         self.slots = Slots()
-        self.backup: Backup | None = None
+        self.backups: dict[int, Backup] = {}
         self._incarnation = 0
         self._gone: Future[None] = Future()
         self._pools: ThreadpoolController | None = None
@@ -77,7 +80,7 @@ class LearnerPlugin(WorkerPlugin):
         worker.metrics.pop(self.name, None)
         self.slots.lift()
         self._partitions.clear()
-        self.backup = None
+        self.backups.clear()
         with self._lock:
             if self._limits is not None:
                 self._limits.restore_original_limits()
@@ -123,11 +126,23 @@ class LearnerPlugin(WorkerPlugin):
                 self._model = server.call("model")
             return self._model
 
-    def partition(self, number: int, make: Callable[[], Partition]) -> Partition:
-        """Return a partition that is not a key of its own on the cluster; it is made once."""
-        if number not in self._partitions:
-            self._partitions[number] = make()
-        return self._partitions[number]
+    def partition(self, number: int, rows: Any, make: Callable[[], Partition]) -> Partition:
+        """Return a partition that is not a key of its own on the cluster; it is made once.
+
+        Kept without its rows where these are the user's own: Dask is to be free to spill or move them.
+        """
+        known = self._partitions.get(number)
+        if known is not None:
+            return known if known.X is not None else replace(known, X=as_input(rows))
+        partition = make()
+        self._partitions[number] = partition if partition.owned_bytes else replace(partition, X=None)
+        return partition
+
+    def keep(self, number: int, backup: Backup) -> None:
+        """Keep a backup of the server, and let go all but the one before."""
+        self.backups[number] = backup
+        for old in sorted(self.backups)[:-2]:
+            del self.backups[old]
 
     def limit_inner_threads(self, count: int) -> None:
         """Limit the threads of BLAS and OpenMP; each visit calls this, as OpenMP counts by thread."""

@@ -63,11 +63,14 @@ class KeptBackup:
         That worker; '' where the driver holds all of it.
     rounds : int
         Length of the history.
+    number : int
+        By which the worker knows it.
     """
 
     backup: Backup
     holder: str
     rounds: int
+    number: int = 0
 
 
 class Serving:
@@ -107,13 +110,37 @@ class Serving:
         self._small = True
         self._rounds = 0  # length of the history when the present server began
         self._losses = 0
+        self._taken = 0  # backups
         self._costs: deque[float] = deque(maxlen=5)
         self._interval = float(dask.config.get("skdist.snapshot-interval", BACKUP_SECONDS))
         self._due = float("inf")
         self._telling: set[asyncio.Future[Any]] = set()
 
-    async def start(self, where: Collection[str]) -> None:
-        """Start an actor on one of some workers; `begin` gives it a model.
+    async def start(self) -> None:
+        """Start an actor on some worker; `begin` gives it a model.
+
+        Raises
+        ------
+        ServerLostError
+            Where no worker could start it.
+        """
+        bad: set[str] = set()
+        for _ in range(MOST_LOSSES):
+            names = set((await self._membership.wait_for_workers()).threads)
+            try:
+                return await self._start_on(sorted(names - bad or names))
+            except ServerLostError as error:
+                logger.info("%s", error)
+                bad |= await self._starting_on()
+        raise ServerLostError("No worker could start the parameter server. See the logs of the workers.")
+
+    async def _starting_on(self) -> set[str]:
+        """Return where Dask wants to start the actor: a worker that is frozen does not get there."""
+        processing = await self.client.scheduler.processing(workers=None)
+        return {name for name, keys in processing.items() if self._future.key in keys}
+
+    async def _start_on(self, where: Collection[str]) -> None:
+        """Start an actor on one of some workers, within a limit.
 
         Dask takes the one with the fewest actors, as workers are named: servers of fits at the same time are
         not to share one.
@@ -123,11 +150,17 @@ class Serving:
         self.release()
         self._future = self.client.submit(ServerActor, actor=True, key=key, pure=False, workers=list(where))
         made = asyncio.ensure_future(settle([self._future]))
+        until = time.monotonic() + START_SECONDS
         try:
             while not (await asyncio.wait([made], timeout=WATCH_SECONDS))[0]:
                 # Dask would wait for them for ever.
-                if not set(where) & set((await self._membership.look()).threads):
+                present = await self._membership.look()
+                if not set(where) & set(present.threads):
                     raise ServerLostError(f"{', '.join(where)} left before the parameter server started.")
+                if present.silent and (silent := await self._starting_on() & present.silent):
+                    raise ServerLostError(f"{', '.join(silent)} fell silent before the server started.")
+                if time.monotonic() > until:
+                    raise ServerLostError(f"The parameter server did not start within {START_SECONDS:g} s.")
         finally:
             made.cancel()
         holders = await self.client.scheduler.who_has(keys=[key])
@@ -223,6 +256,7 @@ class Serving:
         assert self.ref is not None
         began = time.monotonic()
         self._due = float("inf")  # one at a time
+        self._taken += 1
         asked = visits, newest, rounds - self._rounds
         holder = "" if self._small else self._holder(present)
         backup = await self._back_up_to(holder, method, *asked) if holder else None
@@ -231,7 +265,7 @@ class Serving:
         now = time.monotonic()
         self._costs.append(now - began)
         self._due = now + max(self._interval, statistics.fmean(self._costs) / BACKUP_SHARE)
-        kept = KeptBackup(backup, holder, rounds + len(backup.rounds))
+        kept = KeptBackup(backup, holder, rounds + len(backup.rounds), self._taken)
         self.kept.append(kept)
         while len(self.kept) > (2 if holder else 1):
             self.kept.popleft()
@@ -247,8 +281,9 @@ class Serving:
 
     async def _back_up_to(self, holder: str, method: str, *asked: Any) -> Backup | None:
         call = self.client.run(
-            tasks.keep_backup, self.name, self.ref, method, *asked, workers=[holder], on_error="return"
-        )
+            tasks.keep_backup, self.name, self._taken, self.ref, method, *asked,
+            workers=[holder], on_error="return",
+        )  # fmt: skip
         try:
             replies = await asyncio.wait_for(call, ANSWER_SECONDS)
         except TimeoutError:
@@ -304,13 +339,15 @@ class Serving:
             # First, as visits that wait for the lost one may hold the threads that an actor needs to start.
             self._tell(list(present.threads), self._started)
             try:
-                await asyncio.wait_for(self.start(sorted(where)), START_SECONDS)
-                backup = kept.backup if kept is not None else None
-                await self.call("begin", *self._arguments, backup, self.name)
+                await self._start_on(sorted(where))
+                backup, number = (None, 0) if kept is None else (kept.backup, kept.number)
+                await self.call("begin", *self._arguments, backup, self.name, number)
                 break
-            except (ServerLostError, TimeoutError) as error:
+            except (LookupError, ServerLostError) as error:
+                if isinstance(error, LookupError):
+                    self.kept.pop()
                 logger.info("No parameter server on %s: %s.", sorted(where), error)
-                bad |= where
+                bad |= await self._starting_on() or where
                 self._losses += 1
                 if self._losses > MOST_LOSSES:
                     raise ServerLostError("No worker could take over the parameter server.") from error

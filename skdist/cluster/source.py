@@ -24,6 +24,9 @@ from skdist.models.partition import bytes_of, frame_to_numpy
 #: In-memory data is sent in slices of at most this size.
 SLICE_BYTES = 32 << 20
 
+#: Rows of these are not converted.
+FLOATS = (np.float32, np.float64)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -36,7 +39,7 @@ class Source:
     lazy : bool
         Whether the parts are on the cluster.
     nbytes : float
-        Size of X; nan where it is unknown.
+        Of the converted rows that the workers do not hold yet; nan where it is unknown.
     lengths : tuple of int or None
         Rows of each part, where they are known.
     held : bool
@@ -110,13 +113,16 @@ def collection_source(X: Any, y: Any, sample_weight: Any, flat: bool = True) -> 
     if sample_weight is not None:
         together.append(aligned("sample_weight", sample_weight, X))
     columns: list[list[Any]] = blocks_of(together)
-    held = _readable(X) and all(_is_future(block) for column in columns for block in column)
+    persisted = [all(_is_future(block) for block in column) for column in columns]
+    held = _readable(X) and all(persisted)
     if held:
         columns = [[block.dask[block.key] for block in column] for column in columns]
     if sample_weight is None:
         columns.append([None] * len(columns[0]))
-    # Dask does not know how much of a sparse array is stored.
-    size = float(X.nbytes) if not frame and isinstance(X._meta, np.ndarray) else np.nan
+    # Dask does not know how much of a sparse array is stored, nor what numbers become that are no floats.
+    size = float(X.nbytes) if _readable(X) else np.nan
+    if persisted[0] and not frame and X.dtype in FLOATS:
+        size = 0.0
     lengths = _lengths(X)
     known = lengths is not None and not np.isnan(lengths).any()
     rows = tuple(int(length) for length in lengths) if known and lengths is not None else None
@@ -125,7 +131,7 @@ def collection_source(X: Any, y: Any, sample_weight: Any, flat: bool = True) -> 
 
 def _readable(X: Any) -> bool:
     """Return whether blocks of X need no conversion, as far as that is known here."""
-    return hasattr(X, "chunks") and X.dtype in (np.float32, np.float64) and not hasattr(X._meta, "asformat")
+    return hasattr(X, "chunks") and X.dtype in FLOATS and not hasattr(X._meta, "asformat")
 
 
 def _is_future(block: Delayed) -> bool:

@@ -13,7 +13,7 @@ from distributed import get_worker, secede
 
 from skdist.backup import Backup
 from skdist.cluster.actor import Connection, ServerRef
-from skdist.exceptions import ServerLostError, UnknownLabelsError
+from skdist.exceptions import ServerLostError, UnlikeSampleError
 from skdist.intake import Intake
 from skdist.learner import Learner, run_visit
 from skdist.messages import Answer, Join, Update, Visit, VisitReport
@@ -36,13 +36,19 @@ class Kind(NamedTuple):
         Converts and measures them.
     hold_out : HoldOut or None
         Which rows are not trained on.
+    shape : tuple of int
+        Of a row; known once partitions are measured.
+    streamed : bool
+        Whether each visit loads its partitions anew.
     sampled : bool
-        Whether not all partitions are measured, so that it is when they are loaded that bad values show.
+        Whether not all partitions are measured: then what the others hold shows when they are loaded.
     """
 
     name: str
     intake: Intake
     hold_out: HoldOut | None
+    shape: tuple[int, ...] = ()
+    streamed: bool = False
     sampled: bool = False
 
 
@@ -50,8 +56,6 @@ def prepare(kind: Kind, number: int, X: Any, y: Any, sample_weight: Any) -> Part
     """Convert a block once; what the kernels can read as it is is not copied."""
     try:
         partition = kind.intake.convert(X, y, sample_weight)
-        if kind.sampled:
-            kind.intake.refuse_infinite(partition)
     except ValueError as error:
         raise ValueError(f"{kind.name} {number}: {error}") from error
     return partition if kind.hold_out is None else kind.hold_out.split(partition, number)
@@ -65,6 +69,26 @@ def prepare_slice(kind: Kind, number: int, slices: tuple[Any, Any, Any]) -> Part
 def partition_of(kind: Kind, number: int, block: Any) -> Partition:
     """Return a partition that is prepared already, or prepare it from X, y and sample weights."""
     return block if isinstance(block, Partition) else prepare(kind, number, *block)
+
+
+def refuse_others(kind: Kind, number: int, rows: int, partition: Partition) -> None:
+    """Raise a ValueError where a partition is not the one that was said or measured to be there."""
+    if (partition.n_rows, *partition.X.shape[1:]) != (rows, *kind.shape):
+        raise ValueError(
+            f"{kind.name} {number} has {partition.n_rows} rows of shape {partition.X.shape[1:]}; its chunk "
+            f"says, or it had before, {rows} of {kind.shape}. A lazy collection must load the same rows each "
+            "time, and X.compute_chunk_sizes() corrects chunks that are wrong."
+        )
+    if kind.sampled:
+        try:
+            kind.intake.refuse_infinite(partition)
+        except ValueError as error:
+            raise ValueError(f"{kind.name} {number}: {error}") from error
+
+
+def size_of(partition: Partition) -> int:
+    """Return the bytes of the rows of a partition."""
+    return partition.nbytes
 
 
 def measure(kind: Kind, numbers: Sequence[int], *blocks: Any) -> dict[int, Summary]:
@@ -91,14 +115,13 @@ def score(
 
 
 async def keep_backup(
-    plugin_name: str, ref: ServerRef, method: str, visits: Collection[int], newest: int, rounds: int,
-    dask_worker: Any,
+    plugin_name: str, number: int, ref: ServerRef, method: str, visits: Collection[int], newest: int,
+    rounds: int, dask_worker: Any,
 ) -> Backup:  # fmt: skip
     """Fetch a backup to this worker and keep it there; return all of it but the parameters."""
-    plugin = dask_worker.plugins[plugin_name]
-    plugin.backup = await ref.call_from_worker(dask_worker, method, visits, newest, rounds)
-    backup: Backup = plugin.backup._replace(stage=None)
-    return backup
+    backup: Backup = await ref.call_from_worker(dask_worker, method, visits, newest, rounds)
+    dask_worker.plugins[plugin_name].keep(number, backup)
+    return backup._replace(stage=None)
 
 
 def renew(plugin_name: str, incarnation: int, dask_worker: Any) -> None:
@@ -108,8 +131,13 @@ def renew(plugin_name: str, incarnation: int, dask_worker: Any) -> None:
         plugin.renew(incarnation)
 
 
+def has_plugin(name: str, dask_worker: Any) -> bool:
+    """Return whether this worker has a plugin."""
+    return name in dask_worker.plugins
+
+
 def visit(
-    order: Visit, ref: ServerRef, plugin_name: str, streamed: bool, kind: Kind, *blocks: Any
+    order: Visit, ref: ServerRef, plugin_name: str, kind: Kind, rows: Sequence[int], *blocks: Any
 ) -> VisitReport:
     """Visit partitions: run the visit loop against the server.
 
@@ -121,31 +149,34 @@ def visit(
         The server.
     plugin_name : str
         Of the fit's `LearnerPlugin`.
-    streamed : bool
-        Whether the partitions were loaded for this visit alone.
     kind : Kind
         Of the partitions.
+    rows : sequence of int
+        Of the partition of each segment of the order.
     *blocks : Partition or tuple
         One for each segment of the order; X, y and sample weights where nothing had to be converted.
     """
     plugin = get_worker().plugins[plugin_name]
     partitions = [
-        plugin.partition(segment.partition, partial(partition_of, kind, segment.partition, block))
+        plugin.partition(segment.partition, block[0], partial(partition_of, kind, segment.partition, block))
         if isinstance(block, tuple)
         else block
         for segment, block in zip(order.segments, blocks, strict=True)
     ]
+    for segment, count, partition in zip(order.segments, rows, partitions, strict=True):
+        refuse_others(kind, segment.partition, count, partition)
     thread = TaskThread()
-    if streamed and order.threads:
+    if kind.streamed and order.threads:
         thread.give_away()  # to the next visit's partition: it loads while this one trains
     with plugin.slots.take(order, thread.give_away) as seconds_free:
-        report = _visit(order, plugin.connect(ref), plugin, partitions, thread)
+        report = _visit(order, plugin.connect(ref), plugin, partitions, thread, kind.sampled)
     return report._replace(seconds_free=seconds_free)
 
 
 def _visit(
-    order: Visit, server: Connection, plugin: Any, partitions: Sequence[Partition], thread: TaskThread
-) -> VisitReport:
+    order: Visit, server: Connection, plugin: Any, partitions: Sequence[Partition], thread: TaskThread,
+    sampled: bool,
+) -> VisitReport:  # fmt: skip
     """Join the server, train, and leave it; a server that is lost is reported and no error."""
     worker = plugin.worker
     began, started = time.perf_counter(), time.time()
@@ -159,7 +190,9 @@ def _visit(
         offset = answer.offset
         try:
             if answer.accepted:
-                offset, last_epoch = _run(order, server, plugin, learner, attempt, answer, partitions, thread)
+                offset, last_epoch = _run(
+                    order, server, plugin, learner, attempt, answer, partitions, thread, sampled
+                )
         except ServerLostError:
             raise
         except BaseException:
@@ -190,7 +223,7 @@ def _visit(
 
 def _run(
     order: Visit, server: Connection, plugin: Any, learner: Learner, attempt: str, answer: Answer,
-    partitions: Sequence[Partition], thread: TaskThread,
+    partitions: Sequence[Partition], thread: TaskThread, sampled: bool,
 ) -> tuple[int, int]:  # fmt: skip
     """Feed the visit loop with the server's answers; return its rows and the last epoch known."""
     model, classes = plugin.model_of(server)
@@ -199,9 +232,11 @@ def _run(
     blocks = {}
     for segment, partition in zip(order.segments, partitions, strict=True):
         try:
+            if sampled:
+                model.refuse_unseen(partition)
             blocks[segment.partition] = model.accept(partition, classes)
-        except UnknownLabelsError as error:
-            raise UnknownLabelsError(f"Partition {segment.partition}: {error}") from error
+        except UnlikeSampleError as error:
+            raise type(error)(f"Partition {segment.partition}: {error}") from error
     loop = run_visit(order, blocks, model, learner, attempt, answer)
     exchange: Exchange | None = None
     reply: Answer | None = None

@@ -7,18 +7,19 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from distributed.client import FutureCancelledError
 
 from skdist.checkpoint import Checkpoint
+from skdist.cluster.feed import Feed
 from skdist.cluster.membership import LOOK_SECONDS, Membership, Present
 from skdist.cluster.partitions import Partitions
 from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, KeptBackup, Serving
 from skdist.cluster.visits import Visits
 from skdist.control.dispatch import Dispatcher
 from skdist.exceptions import ServerLostError, VisitFailedError
-from skdist.fitting import Progress
 from skdist.journal import Outcome
 from skdist.messages import Snapshot
 from skdist.observers import Observers, Watch
@@ -33,7 +34,7 @@ class Training:
 
     Parameters
     ----------
-    membership, serving, dispatcher, visits, observers, progress
+    membership, serving, dispatcher, visits, observers, feed
         Of the fit.
     partitions, validated : Partitions
         What is trained on, and what is validated on.
@@ -60,7 +61,7 @@ class Training:
         dispatcher: Dispatcher,
         visits: Visits,
         observers: Observers,
-        progress: Progress,
+        feed: Feed,
         partitions: Partitions,
         validated: Partitions,
         plugin_name: str,
@@ -70,7 +71,7 @@ class Training:
     ) -> None:
         self.present = present
         self._membership, self._serving, self._visits = membership, serving, visits
-        self._dispatcher, self._observers, self._progress = dispatcher, observers, progress
+        self._dispatcher, self._observers, self._feed = dispatcher, observers, feed
         self._partitions, self._validated, self._plugin_name = partitions, validated, plugin_name
         self._watch = Watch(observers, dispatcher, waits=together)
         self._looking = asyncio.Lock()
@@ -93,7 +94,9 @@ class Training:
             try:
                 if not started:
                     started = True  # where it is lost, it is replaced
-                    await serving.begin(*begin, backup=start.backup if start is not None else None)
+                    backup = start.backup if start is not None else None
+                    await serving.begin(*begin, backup=backup)
+                    visits.begin(backup.seconds if backup is not None else 0.0)
                 await visits.follow(self.present)
                 while not self._dispatcher.done or self._watch.looks:
                     await self._turn()
@@ -165,10 +168,10 @@ class Training:
             await self._move()
         await self._mend()
         await self._visits.follow(self.present)
-        await self._visits.listen()
-        if self._progress.wanted:
-            epoch, loss, rows = await self._serving.call("progress")
-            self._progress.show(epoch, loss, rows, len(self.present.threads))
+        if self._visits.may_give_up or self._feed.wanted:
+            progress = await self._serving.call("progress")
+            self._feed.send(progress, len(self.present.threads), self._dispatcher.in_flight)
+            await self._visits.give_up(progress.silent)
 
     async def _mend(self) -> None:
         workers, silent = list(self.present.threads), self.present.silent
@@ -220,12 +223,8 @@ class Training:
 
     async def _score(self, snapshot: Snapshot) -> Any:
         assert self._serving.ref is not None
-        present = await self._membership.look()
-        return await self._membership.while_there_are_workers(
-            self._validated.score(
-                self._serving.ref, self._plugin_name, snapshot.state, snapshot.epoch, present.threads
-            )
-        )
+        score = partial(self._validated.score, self._serving.ref, self._plugin_name, snapshot)
+        return await self._membership.while_there_are_workers(score)
 
     async def _insist(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do something again where it failed because of a server or data that was replaced since."""

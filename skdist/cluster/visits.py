@@ -75,6 +75,10 @@ class Visits:
         self._stuck: dict[Landing, str] = {}  # taken off, but a thread of their worker is not free yet
         self._landed = self._began = time.monotonic()
 
+    def begin(self, seconds: float) -> None:
+        """Count time as the server does, which has trained for some seconds by now."""
+        self._began = time.monotonic() - seconds
+
     def order(self) -> None:
         """Begin what the dispatcher wants begun."""
         for name, order in self._dispatcher.orders():
@@ -88,8 +92,8 @@ class Visits:
                 # Pinned: the dispatcher balances the work, not Dask's stealing, and visits are taken off
                 # workers that leave.
                 self._futures[order.number] = self._client.submit(
-                    tasks.visit, order, self._serving.ref, self._name, self._partitions.streamed,
-                    self._partitions.kind, *blocks,
+                    tasks.visit, order, self._serving.ref, self._name, self._partitions.kind,
+                    [self._partitions.rows[number] for number in numbers], *blocks,
                     key=(f"skdist-visit-{self._token}", order.number), pure=False, workers=[name],
                 )  # fmt: skip
             report: VisitReport = (await fetch(self._client, [self._futures[order.number]]))[0]
@@ -146,10 +150,15 @@ class Visits:
             self._dispatcher.add_worker(name, count)
             self._partitions.add_worker(name, count)
 
-    async def listen(self) -> None:
+    @property
+    def may_give_up(self) -> bool:
+        """Whether others could go on with a visit that is silent."""
+        return len(self._dispatcher.workers) > 1 and bool(self.flying)
+
+    async def give_up(self, silent: Collection[int]) -> None:
         """Take visits that are silent off their workers, where others can go on with them."""
-        if len(self._dispatcher.workers) > 1 and self.flying:
-            for number in await self._serving.call("silent"):
+        if self.may_give_up:
+            for number in silent:
                 await self._give_up_on(number)
 
     async def withdraw(self, partitions: Collection[int]) -> None:
@@ -252,6 +261,7 @@ class Visits:
             history.visits.extend(lost_records(entry.visit, entry.worker, entry.offset))
         self._dispatcher.last_epoch = last_epoch if kept is None else kept.backup.last_epoch
         self._landed = time.monotonic()
+        self.begin(0.0 if kept is None else kept.backup.seconds)
         if futures:
             await self._client.cancel(futures, force=True, reason=LOST)
 

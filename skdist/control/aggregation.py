@@ -26,7 +26,7 @@ class InverseVolatility(BaseEstimator):
 
     These weights are *not* neutral to the objective: a learner with noisier gradients counts less, and so do
     its rows. Where partitions differ, as they do when the rows are sorted by class, the model is pulled
-    towards the rows of the calmer ones. Uniform weights (`uniform_weights`) are the neutral alternative.
+    towards the rows of the calmer ones. ``aggregator='uniform'`` is the neutral alternative.
 
     Parameters
     ----------

@@ -100,7 +100,7 @@ class LatencyBatchSizer(BaseEstimator):
         return self.efficiency_below(own, self.limit(statistics.median(finite) if finite else None))
 
     def efficiency_below(self, own: Sequence[float], limit: float) -> float:
-        """Return the efficiency for a threshold in seconds."""
+        """Return the efficiency of the latencies ``own`` for a threshold ``limit``, all in seconds."""
         if not len(own):
             return 1.0
         return sum(latency < limit for latency in own) / len(own)
@@ -118,7 +118,7 @@ class LatencyBatchSizer(BaseEstimator):
         return math.inf if median is None else max(2 * median, LEAST_AUTO_THRESHOLD)
 
     def size(self, efficiency: float, standard: int) -> int:
-        """Return ``B = round(e / (1 + e) * B0)`` in rows, before the owner clips it."""
+        """Return ``B = round(e / (1 + e) * B0)`` in rows, unclipped: e is ``efficiency``, B0 ``standard``."""
         exact = efficiency / (1 + efficiency) * standard
         return math.floor(exact) if self.rounding == "floor" else math.ceil(exact)
 

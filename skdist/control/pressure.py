@@ -80,7 +80,7 @@ class PressurePlanner(BaseEstimator):
         return math.ceil(min(max(nthreads * (pressure / self.target_seconds), 1), nthreads))
 
     def longest_queue(self, pressure: float, nthreads: int) -> int:
-        """Return how many visits wait at most, for a pressure in seconds."""
+        """Return how many visits wait at most on ``nthreads``, for a pressure in seconds."""
         if nthreads * self.target_seconds >= self.max_queue * pressure:
             return self.max_queue
         return min(nthreads * math.ceil(self.target_seconds / pressure), self.max_queue)

@@ -10,6 +10,7 @@ from skdist.control.latency import LONGEST_OVER_SHORTEST, LatencyBatchSizer, aut
 from skdist.control.staleness import StalenessWindow
 from skdist.control.windows import SlidingWindow, smoothed
 from skdist.messages import Link
+from skdist.progress import LearnerProgress
 
 #: A learner that was heard of within this time, in seconds, counts as at work between two visits.
 PAUSE_SECONDS = 1.0
@@ -230,7 +231,21 @@ class Roster:
         """Return the reference staleness R, in versions."""
         if self._adapter is None:
             return 0.0
-        return self._adapter.reference_staleness(self._staleness / max(self._samples, 1))
+        return self._adapter.reference_staleness(self.staleness())
+
+    def staleness(self) -> float:
+        """Return the mean staleness of the last updates of all learners, in versions."""
+        return self._staleness / max(self._samples, 1)
+
+    def progress(self) -> tuple[LearnerProgress, ...]:
+        """Return what is known of each learner."""
+        return tuple(
+            LearnerProgress(
+                name, member.worker, sum(member.staleness) / max(len(member.staleness), 1), member.round_size,
+                member.link.median, member.efficiency, member.seconds_per_row, member.seconds_exchange,
+            )
+            for name, member in self._members.items()
+        )  # fmt: skip
 
     def peers(self, name: str, now: float) -> float:
         """Return ``sum_j 1 / T_j``, in rounds per second, over the other learners at work.

@@ -77,7 +77,7 @@ class AutoRate(BaseEstimator):
     with the curvature ``L`` of the loss (1/4 for log_loss), sample weights ``w``, ``b`` rows in a step, the
     alignment ``a`` of the features, the share of the norm ``n`` that may lie in one direction, ``p``, how
     many times as steep as all rows together the steepest partition is (more than 1 where rows are sorted),
-    and ``v``, the share of the curvature that the labels leave (see `skdist.models.targets`): 1 for balanced
+    and ``v``, the share of the curvature that the labels leave (``skdist.models.targets``): 1 for balanced
     ones. The first bound keeps steps stable, the second their noise low (``b/16`` for sparse rows), the third
     holds for the heaviest row alone. The model is the running average of the iterates, so no horizon has to
     be known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -198,6 +199,7 @@ class DistributedBase(CallbackSupport, SettingsMixin):
             raise ValueError("early_stopping should be False with partial_fit, which makes one pass.")
         seed = _seed_of(self.random_state) if checkpoint is None else checkpoint.seed
         holds_out = self.early_stopping and validation is None
+        began = time.perf_counter()
         scores = None
         if self.early_stopping or validation is not None:
             scores = Validation(ScoreMonitor(tol, self.n_iter_no_change) if self.early_stopping else None)
@@ -252,6 +254,8 @@ class DistributedBase(CallbackSupport, SettingsMixin):
                     source = memory_source(X, y, sample_weight)
                     given = None if validation is None else memory_source(*validation)
                     result = _train_on_cluster(client, source, plan, settings, observers, given, checkpoint)
+        if active_cluster() is None:
+            result.history.took(time.perf_counter() - began)
         if scores is not None:
             result = scores.conclude(result)
         self.validation_scores_ = None if scores is None else scores.scores

@@ -66,7 +66,8 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
     shuffle : bool, default=True
         Whether to visit partitions and rows in another order in each pass.
     verbose : int, default=0
-        1 prints progress.
+        1 shows on standard output how training goes: epoch, loss, rows per second, workers, staleness. A
+        terminal and a notebook get one line that changes, a file a line now and then, ever more rarely.
     epsilon : float, default=0.1
         Of 'huber', which is linear beyond it, and of the epsilon-insensitive losses, which are zero up to it.
     n_jobs : int or None, default=None
@@ -154,7 +155,7 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         Labels.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns, where X has string names.
     n_iter_ : int
         Passes made.

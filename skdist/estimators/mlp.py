@@ -55,7 +55,8 @@ class DistributedMLPClassifier(ClassifierMethods, DistributedMLPBase):
         Training ends when the mean loss of a pass, without the penalty, did not get below ``best - tol`` for
         ``n_iter_no_change`` passes; None makes all passes.
     verbose : int, default=0
-        1 prints progress.
+        1 shows on standard output how training goes: epoch, loss, rows per second, workers, staleness. A
+        terminal and a notebook get one line that changes, a file a line now and then, ever more rarely.
     warm_start : bool, default=False
         Whether `fit` starts from the present weights.
     momentum : float, default=0.9
@@ -94,7 +95,7 @@ class DistributedMLPClassifier(ClassifierMethods, DistributedMLPBase):
         As in scikit-learn.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns, where X has string names.
     n_iter_ : int
         Passes made.

@@ -52,7 +52,8 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
     shuffle : bool, default=True
         Whether to visit partitions and rows in another order in each pass.
     verbose : int, default=0
-        1 prints progress.
+        1 shows on standard output how training goes: epoch, loss, rows per second, workers, staleness. A
+        terminal and a notebook get one line that changes, a file a line now and then, ever more rarely.
     epsilon : float, default=0.1
         Of 'huber', which is linear beyond it, and of the epsilon-insensitive losses, zero up to it.
     n_jobs : int or None, default=None
@@ -130,7 +131,7 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
         Intercept.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns, where X has string names.
     n_iter_ : int
         Passes made.

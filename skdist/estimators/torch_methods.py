@@ -126,7 +126,7 @@ class RegressorMethods(RegressorMixin, TorchBase):
         checkpoint: str | None = None,
         resume: bool | str = False,
     ) -> Self:
-        """Train on all rows; parameters and errors as in `ClassifierMethods.fit`.
+        """Train on all rows; parameters and errors as in `DistributedTorchClassifier.fit`.
 
         Returns
         -------

@@ -7,6 +7,7 @@ ascending; None stands for all.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,11 @@ def stored_columns(rows: Any) -> np.ndarray | None:
     mask[rows.indices] = True
     columns = np.flatnonzero(mask)
     return columns if len(columns) <= MOST_SHARE * rows.shape[1] else None
+
+
+def digest_of(columns: np.ndarray) -> str:
+    """Return a short text that other columns do not have."""
+    return hashlib.sha256(columns.astype("<i8").tobytes()).hexdigest()[:16]
 
 
 def union(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:

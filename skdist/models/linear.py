@@ -13,8 +13,8 @@ import scipy.sparse as sp
 from sklearn.utils.extmath import safe_sparse_dot
 
 from skdist.control.schedules import Schedule
-from skdist.exceptions import DivergedError
-from skdist.models.columns import narrowed, spread
+from skdist.exceptions import DivergedError, UnlikeSampleError
+from skdist.models.columns import digest_of, narrowed, spread
 from skdist.models.compile import as_input
 from skdist.models.kernels import dense_steps, sparse_steps
 from skdist.models.loss_kernels import fill_gradients, gradient_filler
@@ -118,6 +118,7 @@ class LinearModel:
             "dtype": str(self.dtype),
             "sparse": bool(self.sparse),
             "members": list(self.members),
+            "columns": None if self.columns is None else digest_of(self.columns),
         }
 
     @property
@@ -220,6 +221,29 @@ class LinearModel:
             targets=targets if self.n_classes else targets.astype(self.dtype, copy=False),
             weights=partition.weights.astype(self.dtype, copy=False),
         )
+
+    def refuse_unseen(self, partition: Partition) -> None:
+        """Raise where a feature of these rows was constant in those that were measured: nothing trains it.
+
+        Raises
+        ------
+        UnlikeSampleError
+            In that case.
+        """
+        rows = partition.X
+        if sp.issparse(rows):
+            seen = np.zeros(self.n_features, dtype=bool)
+            seen[slice(None) if self.columns is None else self.columns] = self.scale > 0
+            unseen = np.unique(rows.indices[~seen[rows.indices] & (rows.data != 0)])
+        else:
+            still = np.flatnonzero(self.scale == 0)
+            values = rows[:, still].astype(np.float64)
+            # The same bound as where the scale comes from: what is left of a constant after rounding.
+            noise = np.finfo(np.float32).eps * abs(values).max(axis=0, initial=0.0)
+            spread = np.sqrt(np.square(values - self.center[still]).mean(axis=0)) if len(values) else noise
+            unseen = still[spread > noise]
+        if len(unseen):
+            raise UnlikeSampleError(f"{len(unseen)} features vary here that did not in the sample.")
 
     def order(self, partition: Partition, number: int, epoch: int) -> np.ndarray:
         """Return the order in which ``epoch`` reads the rows of partition ``number``."""

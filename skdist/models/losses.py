@@ -5,20 +5,20 @@ Conventions
 A loss takes the raw prediction ``z = x w + b`` of one row for one problem and a target ``y``: -1 or +1 in
 classification, any number in regression.
 
-==============================  =============================================================
-name                            loss
-==============================  =============================================================
-``hinge``                       ``max(0, 1 - yz)``
-``log_loss``                    ``log(1 + exp(-yz))``
-``perceptron``                  ``max(0, -yz)``
-``squared_hinge``               ``max(0, 1 - yz)^2``
-``modified_huber``              ``max(0, 1 - yz)^2``, below ``yz = -1`` the line ``-4yz``
-``squared_error``               ``(z - y)^2 / 2``
-``huber``                       ``(z - y)^2 / 2``, beyond epsilon the line
-``epsilon_insensitive``         ``max(0, |z - y| - epsilon)``
-``squared_epsilon_insensitive`` ``max(0, |z - y| - epsilon)^2``
-``multinomial``                 ``log(sum_k exp(z_k)) - z_y``, of all problems of a row together
-==============================  =============================================================
+===============================  =============================================================
+name                             loss
+===============================  =============================================================
+``hinge``                        ``max(0, 1 - yz)``
+``log_loss``                     ``log(1 + exp(-yz))``
+``perceptron``                   ``max(0, -yz)``
+``squared_hinge``                ``max(0, 1 - yz)^2``
+``modified_huber``               ``max(0, 1 - yz)^2``, below ``yz = -1`` the line ``-4yz``
+``squared_error``                ``(z - y)^2 / 2``
+``huber``                        ``(z - y)^2 / 2``, beyond epsilon the line
+``epsilon_insensitive``          ``max(0, |z - y| - epsilon)``
+``squared_epsilon_insensitive``  ``max(0, |z - y| - epsilon)^2``
+``multinomial``                  ``log(sum_k exp(z_k)) - z_y``, of all problems of a row together
+===============================  =============================================================
 """
 
 from __future__ import annotations

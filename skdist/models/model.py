@@ -135,6 +135,10 @@ class Model(LoopModel, Protocol):
         """Return a partition as the trainers read it, its codes those of ``classes``."""
         ...
 
+    def refuse_unseen(self, partition: Partition) -> None:
+        """Raise an UnlikeSampleError where it is not made for rows that were not measured."""
+        ...
+
     def predictor(self, state: np.ndarray) -> Callable[[Any], np.ndarray]:
         """Return what turns rows into raw predictions of shape (n_rows, n_problems), float64."""
         ...

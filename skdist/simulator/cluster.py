@@ -23,7 +23,7 @@ _active: ContextVar[SimulatedCluster | None] = ContextVar("skdist_simulated_clus
 class SimulatedCluster:
     """A cluster with given speeds and links, under a virtual clock.
 
-    A context manager: inside it, in the same thread, `fit` with rows in memory trains here. The rows are
+    A context manager: inside it, in the same thread, ``fit`` with rows in memory trains here. The rows are
     dealt out in order, learner 0 holds the first ones. Every learner is a worker of one thread. All times are
     virtual seconds, also in ``history_``; the computation is real, but nobody waits for anything. The same
     seed gives the same run to the bit.
@@ -137,7 +137,10 @@ class SimulatedCluster:
         settings: FitSettings,
         observers: Observers | None = None,
     ) -> FitResult:
-        """Train on partitions in memory; `skdist.inline.train_inline` under the virtual clock."""
+        """Train a model on partitions in memory under the virtual clock, from ``state`` on.
+
+        Estimators call it; ``settings`` and ``observers`` are those of ``skdist.inline.train_inline``.
+        """
         return Run(self, model, partitions, settings, state, clock, observers).result()
 
 

@@ -65,6 +65,7 @@ class Run:
             least_seconds=2 * max(min(exchange(0.0) for exchange in cluster.exchange_times), 1e-6),
         )
         # A look takes no virtual time.
+        self._rows, self._settings, self._present = rows, settings, present
         self.watch = Watch(observers if observers is not None else Observers(), self.dispatcher, waits=True)
         self.slots = {str(number): Slot(cluster, number, model, settings) for number in range(count)}
         self.history = History()
@@ -91,7 +92,10 @@ class Run:
             event(*args)
         if self.cluster.snapshot_seconds is not None:
             self._keep(self.cluster.now)
-        return conclude(self.server.finish(), self.history, self.dispatcher.last_epoch + 1)
+        return conclude(
+            self.server.finish(), self.history, self.dispatcher.last_epoch + 1, self._settings,
+            rows=self._rows, workers=self._present, learners=self._present,
+        )  # fmt: skip
 
     def _keep(self, time: float) -> None:
         """Keep the coefficients as they are until ``time``, if a snapshot is due before."""

@@ -106,6 +106,14 @@ def on_servers(client: Client, method: str) -> list[Any]:
     -------
     list
         What each returned; fits that have not begun to train are left out.
+
+    Examples
+    --------
+    >>> from distributed import Client, LocalCluster
+    >>> with LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster:
+    ...     with Client(cluster) as client:
+    ...         on_servers(client, "progress")  # no fit is under way
+    []
     """
     return [
         result
@@ -133,6 +141,14 @@ def leftovers(client: Client) -> dict[str, list[str]]:
     dict
         ``keys`` of tasks and ``guards`` (plugins) that the scheduler knows, and ``actors``, ``plugins`` and
         ``metrics`` on the workers.
+
+    Examples
+    --------
+    >>> from distributed import Client, LocalCluster
+    >>> with LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster:
+    ...     with Client(cluster) as client:
+    ...         any(leftovers(client).values())
+    False
     """
     found: dict[str, list[str]] = client.run_on_scheduler(_scheduler_parts)
     on_workers = client.run(_worker_parts, on_error="ignore").values()

@@ -60,6 +60,7 @@ class Arena:
         self.X_test, self.y_test = X[TRAINED:], y[TRAINED:]
         self.epochs = 20
         self.reference = float("nan")
+        self.adaptive: Any = None
         self._open()
 
     def _open(self) -> None:
@@ -120,6 +121,8 @@ class Scenario:
         Of the rows.
     fits : int
         At once.
+    prepare : callable or None
+        Called with the arena before the fit.
     error : type or None
         What the fit must end with, if not with a model.
     """
@@ -128,6 +131,7 @@ class Scenario:
     kind: str = "lazy"
     fits: int = 1
     error: type | None = None
+    prepare: Callable[[Arena], None] | None = None
 
 
 def _addresses(client: Client, with_server: bool) -> list[str]:
@@ -194,6 +198,24 @@ def adapt(arena: Arena, chance: random.Random) -> None:
     arena.cluster.scale(N_WORKERS)
 
 
+def fall_idle(arena: Arena) -> None:
+    """Let an adaptive cluster shrink while nothing is to do."""
+    arena.adaptive = arena.cluster.adapt(minimum=1, maximum=4, interval="200 ms", wait_count=2)
+    deadline = time.perf_counter() + LIMIT_SECONDS
+    while len(arena.client.scheduler_info(n_workers=-1)["workers"]) > 1:
+        if time.perf_counter() > deadline:
+            raise TimeoutError("The adaptive cluster did not shrink.")
+        time.sleep(0.05)
+
+
+def grow(arena: Arena, chance: random.Random) -> None:
+    time.sleep(chance.uniform(0.5, 2.0))
+    arena.adaptive.maximum = chance.choice([1, 2, 4])
+    time.sleep(chance.uniform(0.5, 2.0))
+    arena.adaptive.stop()
+    arena.cluster.scale(N_WORKERS)
+
+
 def kill_any(arena: Arena, chance: random.Random) -> None:
     _kill(_pid(arena.client, chance.choice(list(arena.client.run(os.getpid)))))
 
@@ -209,6 +231,7 @@ SCENARIOS = {
     "client.restart(), persisted": Scenario(restart, kind="persisted", error=DataLostError),
     "scaled down and up": Scenario(scale),
     "adaptive, then one worker": Scenario(adapt),
+    "adaptive, after it was idle": Scenario(grow, prepare=fall_idle),
     "two fits, a worker killed": Scenario(kill_any, fits=2),
 }
 
@@ -217,6 +240,8 @@ def run(arena: Arena, name: str, seed: int) -> Outcome:
     """Disturb a fit, and return what is wrong with what came out."""
     scenario, chance = SCENARIOS[name], random.Random(f"{name}/{seed}")
     arena.client.wait_for_workers(N_WORKERS, timeout=60)
+    if scenario.prepare is not None:
+        scenario.prepare(arena)
     before = {thread.ident for thread in threading.enumerate()}
     results: list[Any] = []
 

@@ -58,7 +58,7 @@ class EndlessFit:
         """Wait until so many epochs more have begun, of the most advanced fit of the cluster."""
 
         def epochs():
-            return max((epoch for epoch, _, _ in on_servers(self.client, "progress")), default=-1)
+            return max((epoch for epoch, *_ in on_servers(self.client, "progress")), default=-1)
 
         self.wait_for(lambda: epochs() >= 0)
         before = epochs()

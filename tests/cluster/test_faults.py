@@ -246,6 +246,26 @@ def test_others_go_on_without_a_worker_that_is_frozen_and_with_it_when_it_thaws(
     assert fit.end().score(X, y) > 0.85
 
 
+@pytest.mark.parametrize("kind", ["lazy", "memory"])
+def test_a_fit_begins_without_a_worker_that_is_frozen(trio, binary, monkeypatch, kind):
+    monkeypatch.setattr(membership, "SILENT_SECONDS", 2.0)
+    client, _, _ = trio
+    X, y = binary
+    lazy = da.from_array(X, chunks=(1_000, -1), name=False), da.from_array(y, chunks=1_000, name=False)
+    pids = client.run(os.getpid)
+    victim = min(pids)
+    os.kill(pids[victim], signal.SIGSTOP)
+    try:
+        clf = DistributedSGDClassifier("log_loss", max_iter=3, tol=None, client=client)
+        clf.fit(*(lazy if kind == "lazy" else binary))
+    finally:
+        os.kill(pids[victim], signal.SIGCONT)
+    assert clf.score(X, y) > 0.85
+    assert victim not in set(clf.history_.to_frame("visits").worker)
+    assert_exact(clf)
+    assert_clean(client)
+
+
 def test_a_worker_that_joins_gets_work_within_seconds(trio, binary):
     client, dX, dy = trio
     fit = Fit(client, (dX, dy))

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import asyncio
 import math
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import dask.array as da
+import numpy as np
 import pytest
 from distributed import Client
 
 from skdist import DistributedSGDClassifier, LatencyBatchSizer
+from skdist.cluster.plugin import LearnerPlugin
+from skdist.models.partition import convert
 from skdist.testing import delay_heartbeats, on_servers
 from tests.cluster.conftest import wait_for
 
@@ -81,3 +87,34 @@ def test_heartbeats_are_sampled_at_once_and_forgotten_at_the_end(client, persist
     assert (clf.history_.to_frame("rounds").latency > 0).all()
     names = client.run(lambda dask_worker: list(dask_worker.metrics))
     assert not any("skdist" in name for metrics in names.values() for name in metrics)
+
+
+@pytest.fixture
+def plugin():
+    """A plugin that belongs to no fit, on a worker that is none."""
+
+    async def heartbeat():
+        pass
+
+    made = LearnerPlugin("skdist-test", SimpleNamespace(window=8))
+    asyncio.run(made.setup(SimpleNamespace(digests_total={"latency": 0.0}, metrics={}, heartbeat=heartbeat)))
+    return made
+
+
+def test_the_two_latest_backups_are_kept_whatever_comes_late(plugin):
+    for number in (1, 3, 4, 2):
+        plugin.keep(number, f"backup {number}")
+    assert plugin.backups == {3: "backup 3", 4: "backup 4"}
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_rows_of_the_user_are_not_kept(plugin, order):
+    X, y = np.asarray(np.ones((10, 3)), order=order), np.arange(10) % 2
+    first = plugin.partition(0, X, lambda: convert(X, y))
+    rows = weakref.ref(X)
+    again = plugin.partition(0, X, pytest.fail)
+    np.testing.assert_array_equal(first.X, again.X)
+    np.testing.assert_array_equal(first.targets, again.targets)
+    assert again.X.flags.c_contiguous
+    X = first = again = None
+    assert rows() is None

@@ -7,10 +7,12 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import scipy.sparse
 from distributed import Client, LocalCluster
 
 from skdist import DistributedSGDClassifier, DistributedSGDRegressor
-from skdist.cluster import partitions
+from skdist.cluster import partitions, visits
+from skdist.cluster.membership import Membership
 
 PARTITIONS, ROWS = 20, 500
 
@@ -119,6 +121,66 @@ def test_bad_values_show_when_they_are_loaded(here, bad):
 
     with pytest.raises(ValueError, match=r"Partition 7: X contains NaN or infinity \(1 values; columns 2\)"):
         DistributedSGDClassifier(client=here).fit(*Files(spoil).collections())
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_feature_that_the_sample_lacks_is_trained(here, sparse):
+    def spoil(number, X, y):
+        X[:, 3] = 0
+        if number == 7:
+            X[:, 3] = y - 0.5
+            X[:, 0] = 0
+
+    files = Files(spoil)
+    X, y = files.collections()
+    X = X.map_blocks(scipy.sparse.csr_array) if sparse else X
+    clf = DistributedSGDClassifier("log_loss", client=here, random_state=0).fit(X, y)
+    assert clf.coef_[0, 3] > 0.1
+    assert sum(visit.rows for visit in clf.history_.visits) == clf.n_iter_ * PARTITIONS * ROWS
+
+
+@pytest.mark.parametrize(
+    ("share", "shape"), [(0.0, (ROWS - 1, 5)), (0.0, (ROWS + 1, 5)), (0.0, (ROWS, 4)), (0.5, (ROWS, 4))]
+)
+def test_chunks_that_are_not_what_they_say_are_refused(here, monkeypatch, share, shape):
+    monkeypatch.setattr(partitions, "HELD_SHARE", share)
+
+    def load(number):
+        rows, features = shape if number == 7 else (ROWS, 5)
+        return np.random.default_rng(number).normal(size=(rows, features)), np.arange(rows) % 2
+
+    parts = [dask.delayed(load)(number) for number in range(PARTITIONS)]
+    X = da.concatenate([da.from_delayed(part[0], (ROWS, 5), float) for part in parts])
+    y = da.concatenate([da.from_delayed(part[1], (ROWS,), int) for part in parts])
+    clf = DistributedSGDClassifier("log_loss", client=here, max_iter=2, tol=None)
+    with pytest.raises(ValueError, match=r"partition 7|Partition 7 has .*compute_chunk_sizes"):
+        clf.fit(X, y)
+
+
+@pytest.mark.parametrize("kind", ["frame", "bytes"])
+def test_rows_of_unknown_size_are_streamed_where_they_would_not_fit(here, monkeypatch, kind):
+    X, y = Files().collections()
+    X = (100 * X.clip(-1, 1)).astype(np.int8)
+    rows = X.to_dask_dataframe(columns=list("abcde")), y.to_dask_dataframe(columns="y")
+    (_, memory) = here.sync(_memory, here)
+    for share, held in [(0.9, False), (1.1, True)]:  # of what 5 float32 per row take
+        monkeypatch.setattr(partitions, "HELD_SHARE", share * PARTITIONS * ROWS * 5 * 4 / memory)
+        clf = DistributedSGDClassifier("log_loss", client=here, max_iter=2, tol=None)
+        keys = set()
+        order = visits.Visits.order
+
+        def watch(self, order=order, keys=keys):
+            keys.add(self._partitions.streamed)
+            order(self)
+
+        monkeypatch.setattr(visits.Visits, "order", watch)
+        clf.fit(*(rows if kind == "frame" else (X, y)))
+        assert keys == {not held}
+
+
+async def _memory(client):
+    present = await Membership(client).look()
+    return present.threads, present.memory
 
 
 def test_rows_that_nobody_counted_are_all_measured(here):

@@ -202,6 +202,15 @@ def test_on_a_cluster_the_driver_tells_callbacks_and_they_may_use_the_client(cli
     assert scores.min() > 0.5
 
 
+@pytest.mark.parametrize("mode", ["async", "ssp", "sync"])
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_the_bar_counts_the_epochs_in_every_mode(rows, bar, capsys, mode, n_jobs):
+    recorder = Recorder()
+    classifier(mode=mode, n_jobs=n_jobs).set_callbacks(bar, recorder).fit(*rows)
+    assert recorder.told == tasks(0, 1, 2, 3)
+    assert "100%" in capsys.readouterr().out
+
+
 def test_on_a_cluster_an_error_of_a_callback_ends_the_fit_and_leaves_nothing(client, collections):
     recorder = Recorder(fail_at=2)
     clf = classifier(client=client, max_iter=1_000_000).set_callbacks(recorder)

@@ -41,6 +41,20 @@ def test_modules_learn(client, blocks, rows, make, mode):  # noqa: F811
     assert pickle.loads(pickle.dumps(clf)).client is None
 
 
+@pytest.mark.parametrize("make", [net, perceptron])
+@pytest.mark.parametrize("mode", ["async", "ssp", "sync"])
+@pytest.mark.parametrize("there", [True, False], ids=["cluster", "here"])
+def test_bar_and_line_show_how_modules_train(client, blocks, rows, capsys, make, mode, there):  # noqa: F811
+    pytest.importorskip("rich")
+    bar = pytest.importorskip("sklearn.callback").ProgressBar()
+    clf = make(mode=mode, max_iter=3, tol=None, verbose=1, client=client if there else None)
+    clf.set_callbacks(bar).fit(*(blocks if there else rows))
+    out = capsys.readouterr().out
+    assert "100%" in out
+    assert "3 epochs in " in out
+    assert ("2 workers" if there else "1 thread") in out
+
+
 def test_images_stay_bytes_on_the_workers(client, images):  # noqa: F811
     X, y = images
     dX, dy = da.from_array(X, chunks=(50, -1, -1, -1)), da.from_array(y, chunks=50)

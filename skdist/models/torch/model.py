@@ -187,6 +187,9 @@ class TorchModel:
             )
         return partition.globally(classes)
 
+    def refuse_unseen(self, partition: Partition) -> None:
+        """Do nothing: no part of a module depends on what was measured."""
+
     def order(self, partition: Partition, number: int, epoch: int) -> np.ndarray:
         """Return the order in which ``epoch`` reads the rows of partition ``number``."""
         return epoch_order(partition, (self.seed, epoch, number) if self.shuffle else None)
