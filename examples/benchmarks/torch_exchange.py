@@ -14,6 +14,7 @@ in turn. "of processors" is what they worked for the workers, which a busy machi
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import time
@@ -58,7 +59,7 @@ def on_cluster(X: Any, y: Any, parts: int) -> tuple[Any, Any]:
 def computing(history: History) -> float:
     """Return the share of the time of visits in which learners train."""
     trained = sum(record.seconds_compute for record in history.rounds)
-    return trained / sum(record.seconds for record in history.visits)
+    return trained / sum(record.seconds for record in history.visits if math.isfinite(record.seconds))
 
 
 def worked(client: Client) -> float:

@@ -163,7 +163,7 @@ class TorchBase(DistributedBase):
         return ModulePredictor(model, classes, not self._rows_of_any_shape)
 
     def _validated(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> tuple[Any, Any, Any]:
-        shape = np.shape(y)
+        shape: tuple[int, ...] = getattr(y, "shape", ())
         if len(shape) == 2 and shape[1] > 1:
             what, tool = "labels", "MultiOutputClassifier"
             if not is_classifier(self):
