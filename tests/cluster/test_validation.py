@@ -144,7 +144,7 @@ def test_validation_rows_may_be_a_dask_frame(client, binary):
         ({"X_val": lambda X: X[:0], "y_val": lambda y: y[:0]}, "X_val.*is empty"),
         ({"sample_weight_val": lambda _: da.zeros(800, chunks=400)}, "sample_weight_val must be positive"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 def test_bad_validation_rows_are_clear_errors(client, persisted, change, message):
     dX, dy = persisted
