@@ -14,6 +14,7 @@ settings.load_profile("replayable")
 DISTURBING = ("tests/chaos/", "tests/cluster/", "tests/torch/test_cluster.py", "tests/torch/test_faults.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the marks
 def pytest_collection_modifyitems(items):
     """Let the tests that disturb clusters run in one process, where there are several."""
     for item in items:

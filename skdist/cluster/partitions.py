@@ -92,8 +92,7 @@ class Partitions:
         self._passing: list[Any] = []  # needed until all is measured
         self._tries: dict[int, int] = {}  # to make a partition again
         self._generation = 0  # part of the keys: Dask may still know what was lost
-        self._where: dict[str, Any] = {}  # not on workers that are silent
-        self._scored = 0
+        self._calls = 0  # part of the keys of tasks over partitions
         self._loaders: dict[str, asyncio.Semaphore] = {}  # by worker: threads that may load
 
     async def measure(self, present: Present) -> list[Summary]:
@@ -122,7 +121,7 @@ class Partitions:
             # Dask releases futures in the next turn of the loop. What leads to them, the user's own tasks, is
             # to be forgotten before it is asked for again, or it stays on the worker where it was to run.
             await asyncio.sleep(0)
-        self._where = {"workers": sorted(present.threads)} if present.silent else {}
+        where = _where(present)
         keys = [self._key(number) for number in range(len(self.source.parts))]
         if self.source.held:
             self.blocks = [Held(part) for part in self.source.parts]
@@ -131,9 +130,7 @@ class Partitions:
                 list(self.source.parts), workers=sorted(present.threads), hash=False
             )
             self.blocks = [
-                self.client.submit(
-                    tasks.prepare_slice, self.kind, n, part, key=key, pure=False, **self._where
-                )
+                self.client.submit(tasks.prepare_slice, self.kind, n, part, key=key, pure=False, **where)
                 for n, (key, part) in enumerate(zip(keys, self._passing, strict=True))
             ]
         else:
@@ -141,9 +138,9 @@ class Partitions:
                 delayed_call(tasks.prepare, key, self.kind, n, *part)
                 for n, (key, part) in enumerate(zip(keys, self.source.parts, strict=True))
             ]
-            if await self._nbytes() <= HELD_SHARE * present.memory:
-                self.blocks = self._compute(self.blocks)
-        measured = self._measure_streamed() if self.streamed else await self._measure_held(present.threads)
+            if await self._nbytes(where) <= HELD_SHARE * present.memory:
+                self.blocks = self._compute(self.blocks, **where)
+        measured = await self._over(self._sample(), present, "measure", tasks.measure)
         self._passing += measured
         found: dict[int, Summary] = {}
         for part in await fetch(self.client, measured):
@@ -158,17 +155,17 @@ class Partitions:
         )
         return summaries
 
-    async def _nbytes(self) -> float:
+    async def _nbytes(self, where: Mapping[str, Any]) -> float:
         """Return the bytes of the converted rows: where nobody knows them, a few partitions are loaded."""
         if not np.isnan(self.source.nbytes):
             return self.source.nbytes
         lengths = self.source.lengths or (1,) * len(self.blocks)
         chosen = _spread(lengths, LEAST_SAMPLE)
-        loaded = self._compute([self.blocks[number] for number in chosen])
+        loaded = self._compute([self.blocks[number] for number in chosen], **where)
         self._passing += loaded  # they need not be loaded again
         sizes = [
-            self.client.submit(tasks.size_of, block, key=self._size_key(number), pure=False, **self._where)
-            for number, block in zip(chosen, loaded, strict=True)
+            self.client.submit(tasks.size_of, block, key=("size", *block.key), pure=False, **where)
+            for block in loaded
         ]
         self._passing += sizes
         # In turn: of several that are bad, it is always the same that an error names.
@@ -181,8 +178,8 @@ class Partitions:
         """Whether only some partitions were measured, which stand for all."""
         return self.kind.sampled
 
-    def _compute(self, lazy: Sequence[Any]) -> list[Any]:
-        futures: list[Any] = self.client.compute(list(lazy), optimize_graph=False, **self._where)
+    def _compute(self, lazy: Sequence[Any], **options: Any) -> list[Any]:
+        futures: list[Any] = self.client.compute(list(lazy), optimize_graph=False, **options)
         return futures
 
     def _like(self, number: int, found: Mapping[int, Summary]) -> Summary:
@@ -334,23 +331,6 @@ class Partitions:
         count = int(np.count_nonzero(lengths)) // SAMPLE_RATIO
         return _spread(lengths, min(max(count, LEAST_SAMPLE), MOST_SAMPLE))
 
-    def _measure_streamed(self) -> list[Any]:
-        lazy = [
-            delayed_call(tasks.measure, self._measure_key(n), self.kind, [n], self.blocks[n])
-            for n in self._sample()
-        ]
-        return self._compute(lazy)
-
-    async def _measure_held(self, workers: dict[str, int]) -> list[Any]:
-        """Start a task for each thread: for Dask, a task costs more than reading a few megabytes."""
-        return [
-            self.client.submit(
-                tasks.measure, self.kind, numbers, *(argument(self.blocks[n]) for n in numbers),
-                key=self._measure_key(numbers[0]), pure=False, **where,
-            )
-            for numbers, where in await self._placed(workers)
-        ]  # fmt: skip
-
     async def score(
         self, ref: ServerRef, plugin_name: str, snapshot: Snapshot, present: Present
     ) -> ScoreSums:
@@ -365,44 +345,49 @@ class Partitions:
         present : Present
             The workers.
         """
+        shared: list[Any] = []
         futures: list[Any] = []
-        workers, epoch, state = sorted(present.threads), snapshot.epoch, snapshot.state
-        where = {"workers": workers} if present.silent else {}
-        self._scored += 1
         try:
             if self.streamed:
-                shared = dask.delayed(state, pure=False)
-                lazy = [
-                    delayed_call(
-                        tasks.score,
-                        self._score_key(epoch, n),
-                        ref,
-                        plugin_name,
-                        self.kind,
-                        [n],
-                        shared,
-                        block,
-                    )
-                    for n, block in enumerate(self.blocks)
-                ]
-                futures += self.client.compute(lazy, optimize_graph=False, priority=LOOK_PRIORITY, **where)
+                state = dask.delayed(snapshot.state, pure=False)
             else:
-                placed = await self._placed(present.threads)
-                futures += await self.client.scatter([state], workers=workers, hash=False)
-                futures += [
-                    self.client.submit(
-                        tasks.score, ref, plugin_name, self.kind, numbers, futures[0],
-                        *(argument(self.blocks[n]) for n in numbers),
-                        key=self._score_key(epoch, numbers[0]), pure=False, priority=LOOK_PRIORITY, **where,
-                    )
-                    for numbers, where in placed
-                ]  # fmt: skip
-            return add_up(await fetch(self.client, futures if self.streamed else futures[1:]))
+                shared += await self.client.scatter(
+                    [snapshot.state], workers=sorted(present.threads), hash=False
+                )
+                (state,) = shared
+            numbers = range(len(self.blocks))
+            futures += await self._over(
+                numbers, present, "score", tasks.score, ref, plugin_name, state, priority=LOOK_PRIORITY
+            )
+            return add_up(await fetch(self.client, futures))
         finally:
             _release(futures)
+            _release(shared)
 
-    async def _placed(self, workers: dict[str, int]) -> list[tuple[list[int], dict[str, Any]]]:
-        """Return the numbers of the blocks, in a list for each thread, and where their task should run."""
+    async def _over(
+        self, numbers: Sequence[int], present: Present, name: str, call: Any, *shared: Any, priority: int = 0
+    ) -> list[Any]:
+        """Start tasks over partitions, where these are.
+
+        One for each thread, as for Dask a task costs more than reading a few megabytes; where partitions are
+        loaded for it, one for each.
+        """
+        self._calls += 1
+        prefix, where = f"skdist-{name}-{self.token}-{self._calls}", _where(present)
+        if self.streamed:
+            lazy = [delayed_call(call, (prefix, n), self.kind, [n], *shared, self.blocks[n]) for n in numbers]
+            return self._compute(lazy, priority=priority, **where)
+        return [
+            self.client.submit(
+                call, self.kind, together, *shared, *(argument(self.blocks[n]) for n in together),
+                key=(prefix, together[0]), pure=False, priority=priority,
+                **({"workers": [home], "allow_other_workers": True} if home in present.threads else where),
+            )
+            for together, home in await self._placed(present.threads)
+        ]  # fmt: skip
+
+    async def _placed(self, workers: dict[str, int]) -> list[tuple[list[int], str]]:
+        """Return the numbers of the blocks, in a list for each thread, and the worker that holds them."""
         await settle([future for block in self.blocks for future in futures_of_block(block)])
         held = await self.client.scheduler.who_has(keys=[block.key for block in self.blocks])
         homes: dict[str, list[int]] = {}
@@ -411,19 +396,15 @@ class Partitions:
                 await fetch(self.client, futures_of_block(block))  # raises what went wrong
             homes.setdefault((held.get(block.key) or [""])[0], []).append(number)
         return [
-            (numbers, {"workers": [home], "allow_other_workers": True} if home in workers else self._where)
+            (numbers, home)
             for home, together in homes.items()
             for numbers in _shared_out(together, workers.get(home, 1))
         ]
 
-    def _measure_key(self, number: int) -> tuple[str, int]:
-        return (f"skdist-measure-{self.token}-{self._generation}", number)
 
-    def _size_key(self, number: int) -> tuple[str, int]:
-        return (f"skdist-size-{self.token}-{self._generation}", number)
-
-    def _score_key(self, epoch: int, number: int) -> tuple[str, int, int]:
-        return (f"skdist-score-{self.token}-{self._scored}", epoch, number)
+def _where(present: Present) -> dict[str, Any]:
+    """Return where Dask may run what may run anywhere: not on workers that are silent."""
+    return {"workers": sorted(present.threads)} if present.silent else {}
 
 
 def _spread(lengths: Sequence[int], count: int) -> list[int]:

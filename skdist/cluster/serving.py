@@ -93,6 +93,8 @@ class Serving:
     ----------
     ref : ServerRef or None
         The present server.
+    membership : Membership
+        Of the cluster.
     kept : deque of KeptBackup
         Oldest first: the latest one in the driver, or the latest two on two workers.
     """
@@ -103,7 +105,7 @@ class Serving:
         self.client, self.name = client, name
         self.ref: ServerRef | None = None
         self.kept: deque[KeptBackup] = deque()
-        self._membership, self._token, self._in_driver = membership, token, in_driver
+        self.membership, self._token, self._in_driver = membership, token, in_driver
         self._future: Any = None
         self._started = 0
         self._arguments: tuple[Any, ...] = ()
@@ -126,7 +128,7 @@ class Serving:
         """
         bad: set[str] = set()
         for _ in range(MOST_LOSSES):
-            names = set((await self._membership.wait_for_workers()).threads)
+            names = set((await self.membership.wait_for_workers()).threads)
             try:
                 return await self._start_on(sorted(names - bad or names))
             except ServerLostError as error:
@@ -154,7 +156,7 @@ class Serving:
         try:
             while not (await asyncio.wait([made], timeout=WATCH_SECONDS))[0]:
                 # Dask would wait for them for ever.
-                present = await self._membership.look()
+                present = await self.membership.look()
                 if not set(where) & set(present.threads):
                     raise ServerLostError(f"{', '.join(where)} left before the parameter server started.")
                 if present.silent and (silent := await self._starting_on() & present.silent):
@@ -220,7 +222,7 @@ class Serving:
                 now = time.monotonic()
                 if now - looked > LOOK_SECONDS or self.lost:
                     looked = now
-                    self.check(await self._membership.look())
+                    self.check(await self.membership.look())
                 if now - began > ANSWER_SECONDS:
                     raise ServerLostError(
                         f"The parameter server on {self.ref.address} did not answer within "
@@ -324,7 +326,7 @@ class Serving:
             )
         bad = {self.ref.address, *leaving}
         while True:
-            present = await self._membership.wait_for_workers(frozenset(bad))
+            present = await self.membership.wait_for_workers(frozenset(bad))
             where = (set(present.threads) - bad) or set(present.threads)
             had_backup = bool(self.kept)
             while self.kept and self.kept[-1].holder and self.kept[-1].holder not in present.threads:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from distributed import get_worker, secede
+from distributed import get_worker
 
 from skdist.backup import Backup
 from skdist.cluster.actor import Connection, ServerRef
+from skdist.cluster.exchange import Exchange, TaskThread
 from skdist.exceptions import ServerLostError, UnlikeSampleError
 from skdist.intake import Intake
 from skdist.learner import Learner, run_visit
@@ -20,9 +20,6 @@ from skdist.messages import Answer, Join, Update, Visit, VisitReport
 from skdist.models.partition import Partition
 from skdist.models.validation import HoldOut, ScoreSums, add_up, score_sums
 from skdist.preparation import Summary
-
-#: A visit that has waited this long for others gives its thread to the worker's other tasks, in seconds.
-SECEDE_SECONDS = 0.1
 
 
 class Kind(NamedTuple):
@@ -105,7 +102,7 @@ def measure(kind: Kind, numbers: Sequence[int], *blocks: Any) -> dict[int, Summa
 
 
 def score(
-    ref: ServerRef, plugin_name: str, kind: Kind, numbers: Sequence[int], state: np.ndarray, *blocks: Any
+    kind: Kind, numbers: Sequence[int], ref: ServerRef, plugin_name: str, state: np.ndarray, *blocks: Any
 ) -> ScoreSums:
     """Score a state on the held-out rows of partitions, where they are."""
     plugin = get_worker().plugins[plugin_name]
@@ -255,91 +252,3 @@ def _run(
             reply, learner.seconds_exchange = exchange.result(thread)
         if reply is not None:
             last_epoch = reply.last_epoch
-
-
-class Exchange:
-    """An update on its way to the server and back, and how long that took.
-
-    Parameters
-    ----------
-    server : Connection
-        The server.
-    update : Update
-        What to send.
-    """
-
-    def __init__(self, server: Connection, update: Update) -> None:
-        self._server, self._update = server, update
-        self._here = server.is_local
-        self._posted = time.perf_counter()
-        self._answered: float | None = None
-        self._future = self._send()
-
-    def _send(self) -> Future[Answer | None]:
-        future: Future[Answer | None]
-        if self._here:
-            reply = self._server.call("push", self._update)
-            if not isinstance(reply, Future):
-                future = Future()
-                future.set_result(reply)
-                return future
-            future = reply
-        else:
-            future = self._server.post("exchange", self._update)
-        future.add_done_callback(self._stop)
-        return future
-
-    def _stop(self, _: Future[Answer | None]) -> None:
-        # When it came, not when a learner that is training looks for it.
-        self._answered = time.perf_counter()
-
-    def done(self) -> bool:
-        """Whether the answer is there; one that was held back for too long is asked for again."""
-        if not self._future.done():
-            return False
-        failed = self._future.cancelled() or self._future.exception() is not None
-        if not failed and self._future.result() is None:
-            self._future = self._send()
-            return False
-        return True
-
-    def result(self, thread: TaskThread) -> tuple[Answer, float]:
-        """Return the answer and the seconds of the exchange, waiting for it if need be."""
-        answer: Answer | None = None
-        while answer is None:
-            if not self._wait(SECEDE_SECONDS):
-                thread.give_away()
-            answer = self._local() if self._here else self._server.wait(self._future)
-            if answer is None:
-                self._future = self._send()  # the same again, which changes nothing
-        # Who waits may be woken before the callback has run.
-        answered = self._answered if self._answered is not None else time.perf_counter()
-        return answer, max(answered - self._posted - answer.seconds_held, 0.0)
-
-    def _wait(self, seconds: float) -> bool:
-        until = time.monotonic() + seconds
-        while not self._future.done() and (left := until - time.monotonic()) > 0:
-            if self._here:
-                left = min(left, self._server.call("patience"))
-            wait([self._future], left)
-            if self._here:
-                self._server.call("expire")
-        return self._future.done()
-
-    def _local(self) -> Answer | None:
-        while not self._wait(1.0):
-            pass
-        return self._future.result()
-
-
-class TaskThread:
-    """The thread of a task, which it may give away while it waits."""
-
-    def __init__(self) -> None:
-        self._given = False
-
-    def give_away(self) -> None:
-        """Let the worker run other tasks meanwhile: those that are waited for may be among them."""
-        if not self._given:
-            self._given = True
-            secede()

@@ -99,7 +99,9 @@ class Visits:
             report: VisitReport = (await fetch(self._client, [self._futures[order.number]]))[0]
             return report
         except FutureCancelledError as error:
-            refuse_cancelled(error)
+            # Of a result that was lost with its worker, Dask does not say why it is gone.
+            if name in (await self._serving.membership.look()).threads:
+                refuse_cancelled(error)
             return None
         finally:
             if order.number in self._futures:

@@ -114,8 +114,9 @@ def test_a_fit_whose_futures_are_cancelled_ends_and_leaves_others_alone(client, 
                 for key in set(client.futures) - before
                 if "skdist-server" in str(key)
             )
-            mine = [key for key in list(client.futures) if token in str(key) and part in str(key)]
-            assert mine
+            mine = wait_for(
+                lambda: [key for key in list(client.futures) if token in str(key) and part in str(key)]
+            )
             began = time.monotonic()
             client.cancel([Future(key, client=client) for key in mine])
             error = fit.error(10)
