@@ -14,12 +14,16 @@ settings.load_profile("replayable")
 DISTURBING = ("tests/chaos/", "tests/cluster/", "tests/torch/test_cluster.py", "tests/torch/test_faults.py")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the marks
-def pytest_collection_modifyitems(items):
-    """Let the tests that disturb clusters run in one process, where there are several."""
-    for item in items:
-        if item.nodeid.startswith(DISTURBING):
-            item.add_marker(pytest.mark.xdist_group("cluster"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Let those run in one process, one after the other, and all other files wherever there is time."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return "disturbing" if nodeid.startswith(DISTURBING) else nodeid.partition("::")[0]
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
