@@ -1,7 +1,7 @@
 """What does one slow worker cost? A straggler made visible, on all flights that left New York City in 2013.
 
 Install with ``pip install "dask-skdist[examples]"`` and run ``python straggler.py``. Three worker processes
-train; then one of them is slowed down eight times, and each mode trains again. In ``mode='sync'`` with
+train; then one of them is slowed down thirty times, and each mode trains again. In ``mode='sync'`` with
 equal rounds everybody waits for the slow one; the default gives it shorter rounds and does not wait. The
 tables say who trained what and how stale it was. The slowed worker sleeps, which leaves its share of the
 processor to the others where there are fewer cores than workers: a really slow machine would cost more.
@@ -19,7 +19,7 @@ from sklearn.model_selection import train_test_split
 from skdist import DistributedSGDClassifier
 from skdist.testing import slow_down
 
-FACTOR = 8
+FACTOR = 30
 
 #: Passes of every fit, so that times compare.
 PASSES = 6
