@@ -130,12 +130,16 @@ class ClusterFit:
         self.built = False
         self._token = self.name.removeprefix("skdist-")
         intake = plan.intake
-        self._partitions = Partitions(client, source, self._token, intake, settings.hold_out, samples=samples)
+        self._membership = Membership(client)
+        self._partitions = Partitions(
+            self._membership, source, self._token, intake, settings.hold_out, samples=samples
+        )
         self._validated = self._partitions
         if validation is not None:
             token = f"{self._token}-validation"
-            self._validated = Partitions(client, validation, token, intake, ALL_ROWS, "Validation partition")
-        self._membership = Membership(client)
+            self._validated = Partitions(
+                self._membership, validation, token, intake, ALL_ROWS, "Validation partition"
+            )
         self._checkpoint = checkpoint
         self._serving = Serving(client, self._membership, self.name, self._token, checkpoint is not None)
         self._visits: Visits | None = None

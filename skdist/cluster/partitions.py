@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import dask
 import numpy as np
-from distributed import Client
 from distributed.client import FutureCancelledError
 
 from skdist.cluster import tasks
 from skdist.cluster.actor import ServerRef
 from skdist.cluster.fetch import LOST, fetch, refuse_cancelled, settle
 from skdist.cluster.held import Held, argument, futures_of_block
-from skdist.cluster.membership import Present
+from skdist.cluster.membership import Membership, Present
 from skdist.cluster.source import Source, delayed_call
 from skdist.exceptions import DataLostError
 from skdist.intake import Intake
@@ -51,7 +50,7 @@ class Partitions:
 
     Parameters
     ----------
-    client : Client
+    membership : Membership
         Of the cluster.
     source : Source
         The rows.
@@ -76,7 +75,7 @@ class Partitions:
 
     def __init__(
         self,
-        client: Client,
+        membership: Membership,
         source: Source,
         token: str,
         intake: Intake,
@@ -84,7 +83,8 @@ class Partitions:
         name: str = "Partition",
         samples: bool = False,
     ) -> None:
-        self.client, self.source, self.token = client, source, token
+        self.client, self.source, self.token = membership.client, source, token
+        self._membership = membership
         self.kind = tasks.Kind(name, intake, hold_out)
         self._samples = samples and source.lengths is not None
         self.blocks: list[Any] = []
@@ -108,10 +108,14 @@ class Partitions:
         ValueError
             For bad data; the message names the partition.
         """
-        # Workers were restarted, or what was sent was lost with one: what is not lost for good comes again.
         for _ in range(MOST_TRIES - 1):
-            with suppress(FutureCancelledError):
+            try:
                 return await self._measure(present)
+            except FutureCancelledError as error:
+                # Workers were restarted, or what was sent was lost with one: what is not lost for good comes
+                # again. Where all are there as before, nothing was lost but cancelled.
+                if set(present.threads) <= set((await self._membership.look()).threads):
+                    refuse_cancelled(error)
         return await self._measure(present)
 
     async def _measure(self, present: Present) -> list[Summary]:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import dask.array as da
@@ -13,6 +14,7 @@ import pytest
 from distributed import Future
 
 from skdist import DistributedSGDClassifier
+from skdist.cluster import partitions
 from skdist.exceptions import FitCancelledError
 from tests.cluster.conftest import assert_clean, wait_for
 from tests.cluster.endless import EndlessFit, homes_of_servers
@@ -125,6 +127,28 @@ def test_a_fit_whose_futures_are_cancelled_ends_and_leaves_others_alone(client, 
             assert token in str(error)
         other.wait_for_workers(2)
         assert len(other.stop()) == 2
+    assert_clean(client)
+
+
+def test_a_fit_whose_futures_are_cancelled_while_it_measures_ends(client, binary, monkeypatch):
+    X, y = binary
+    measuring = threading.Event()
+    measured = partitions.fetch
+
+    async def fetch(*args):
+        measuring.set()
+        return await measured(*args)
+
+    def slow(block):
+        time.sleep(0.5)
+        return block
+
+    monkeypatch.setattr(partitions, "fetch", fetch)
+    lazy = da.from_array(X, chunks=(3_000, -1)).map_blocks(slow), da.from_array(y, chunks=3_000)
+    with EndlessFit(client, lazy) as fit:
+        assert measuring.wait(30)
+        client.cancel([Future(key, client=client) for key in list(client.futures) if "skdist" in str(key)])
+        assert isinstance(fit.error(20), FitCancelledError)
     assert_clean(client)
 
 

@@ -42,6 +42,15 @@ def listening():
 def test_a_fit_on_an_encrypted_cluster_listens_nowhere(encrypted, binary, mode):
     X, y = binary
     rows = da.from_array(X, chunks=(1_000, -1)), da.from_array(y, chunks=1_000)
+    # Half of them on each worker: one that had none would only help where the other takes long.
+    workers = sorted(encrypted.scheduler_info(n_workers=-1)["workers"])
+    halves = [[values[:6_000], values[6_000:]] for values in rows]
+    rows = [
+        da.concatenate(
+            [encrypted.persist(half, workers=[worker]) for half, worker in zip(both, workers, strict=True)]
+        )
+        for both in halves
+    ]
     before = listening()
     assert before
     with EndlessFit(encrypted, rows, mode=mode) as fit:
