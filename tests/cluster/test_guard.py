@@ -5,7 +5,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from skdist import DistributedSGDClassifier
-from skdist.testing import leftovers
+from skdist.testing import leftovers, on_servers
 from tests.cluster.conftest import assert_clean, wait_for
 from tests.cluster.endless import EndlessFit, homes_of_servers
 
@@ -92,6 +92,8 @@ def test_what_a_driver_that_vanished_has_registered_goes_with_it(cluster, lazy):
             lost = EndlessFit(vanishing, lazy)
             wait_for(lambda: len(leftovers(watching)["guards"]) == 2)
             wait_for(lambda: len(homes_of_servers(watching)) == 2)
+            # Both train: what has not begun would begin anew, as that driver is not dead in truth.
+            wait_for(lambda: len([p for p in on_servers(watching, "progress") if p.rows]) == 2)
             # As the scheduler sees it when a driver is killed.
             gone = vanishing.id
             watching.run_on_scheduler(lambda dask_scheduler: dask_scheduler.remove_client(gone))
