@@ -185,7 +185,7 @@ class ClusterFit:
             asyncio.ensure_future(self._register_plugin()),
             asyncio.ensure_future(self._register_guard()),
         ]
-        summaries = await members.while_there_are_workers(self._partitions.measure)
+        summaries = await members.while_there_are_workers(self._partitions.measure, present)
         validation = []
         if self._validated is not self._partitions:
             validation = await members.while_there_are_workers(self._validated.measure)

@@ -152,7 +152,9 @@ class Membership:
             if wanted is not None:
                 wanted.release()
 
-    async def while_there_are_workers(self, work: Callable[[Present], Coroutine[Any, Any, T]]) -> T:
+    async def while_there_are_workers(
+        self, work: Callable[[Present], Coroutine[Any, Any, T]], present: Present | None = None
+    ) -> T:
         """Do work that may take long, but not longer than the limit without any worker.
 
         Parameters
@@ -160,8 +162,10 @@ class Membership:
         work : callable
             Given who is there. It is cancelled and begun again when a worker falls silent: what that one was
             to do may never be done.
+        present : Present, optional
+            Who is there, where that was asked just now.
         """
-        present = await self.look()
+        present = present or await self.look()
         task = asyncio.ensure_future(work(present))
         seen, silent = time.monotonic(), present.silent
         try:

@@ -69,8 +69,6 @@ class Partitions:
     ----------
     blocks : list of Future or Delayed
         By number; Delayed where the collection is streamed: each visit loads its partitions anew.
-    rows : list of int
-        Of each partition, once they are measured.
     """
 
     def __init__(
@@ -88,7 +86,6 @@ class Partitions:
         self.kind = tasks.Kind(name, intake, hold_out)
         self._samples = samples and source.lengths is not None
         self.blocks: list[Any] = []
-        self.rows: list[int] = []
         self._passing: list[Any] = []  # needed until all is measured
         self._tries: dict[int, int] = {}  # to make a partition again
         self._generation = 0  # part of the keys: Dask may still know what was lost
@@ -151,7 +148,6 @@ class Partitions:
             found.update(part)
         _release(self._passing)
         summaries = [found.get(number) or self._like(number, found) for number in range(len(self.blocks))]
-        self.rows = [summary.rows for summary in summaries]
         self.kind = self.kind._replace(
             shape=next((s.shape for s in summaries if s.rows), ()),
             streamed=self.streamed,

@@ -93,7 +93,7 @@ class Visits:
                 # workers that leave.
                 self._futures[order.number] = self._client.submit(
                     tasks.visit, order, self._serving.ref, self._name, self._partitions.kind,
-                    [self._partitions.rows[number] for number in numbers], *blocks,
+                    [self._dispatcher.rows[number] for number in numbers], *blocks,
                     key=(f"skdist-visit-{self._token}", order.number), pure=False, workers=[name],
                 )  # fmt: skip
             report: VisitReport = (await fetch(self._client, [self._futures[order.number]]))[0]
