@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import pytest
 
@@ -40,3 +42,23 @@ def test_errors_of_tasks_are_raised(client):
 
     with pytest.raises(ValueError, match="invalid literal"):
         client.sync(attempt, callback_timeout=10)
+
+
+def test_a_worker_that_is_frozen_holds_up_no_result_of_another_one(client):
+    frozen, other = sorted(client.scheduler_info(n_workers=-1)["workers"])
+    pid = client.run(os.getpid, workers=[frozen])[frozen]
+
+    async def attempt():
+        held = client.submit(abs, -1, pure=False, workers=[frozen])
+        await held
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            waiting = asyncio.ensure_future(fetch(client, [held]))
+            await asyncio.sleep(0)
+            results = await fetch(client, [client.submit(abs, -2, pure=False, workers=[other])])
+            ended = waiting.done()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        return results, ended, await waiting
+
+    assert client.sync(attempt, callback_timeout=30) == ([2], False, [1])
