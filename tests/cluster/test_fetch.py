@@ -49,16 +49,15 @@ def test_a_worker_that_is_frozen_holds_up_no_result_of_another_one(client):
     pid = client.run(os.getpid, workers=[frozen])[frozen]
 
     async def attempt():
-        held = client.submit(abs, -1, pure=False, workers=[frozen])
-        await held
+        futures = [client.submit(abs, -1, pure=False, workers=[name]) for name in (frozen, other)]
+        await asyncio.gather(*futures)
         os.kill(pid, signal.SIGSTOP)
         try:
-            waiting = asyncio.ensure_future(fetch(client, [held]))
-            await asyncio.sleep(0)
-            results = await fetch(client, [client.submit(abs, -2, pure=False, workers=[other])])
-            ended = waiting.done()
+            held, free = (asyncio.ensure_future(fetch(client, [future])) for future in futures)
+            await asyncio.wait([held, free], timeout=5, return_when=asyncio.FIRST_COMPLETED)
+            ended = [held.done(), free.done()]
         finally:
             os.kill(pid, signal.SIGCONT)
-        return results, ended, await waiting
+        return ended, await held, await free
 
-    assert client.sync(attempt, callback_timeout=30) == ([2], False, [1])
+    assert client.sync(attempt, callback_timeout=30) == ([False, True], [1], [1])
