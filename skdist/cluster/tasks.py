@@ -202,7 +202,7 @@ def _visit(
     finally:
         # Before the next visit takes it over.
         seconds_waited, rounds = learner.seconds_waited, learner.rounds
-        seconds_compute = learner.seconds_compute
+        seconds_compute, seconds_span = learner.seconds_compute, learner.seconds_span
         plugin.return_learner(learner)
     return VisitReport(
         visit=order,
@@ -215,6 +215,7 @@ def _visit(
         seconds_waited=seconds_waited,
         rounds=rounds,
         seconds_compute=seconds_compute,
+        seconds_span=seconds_span,
         server_lost=lost,
     )
 
