@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from skdist.compression import Change
 from skdist.control.aggregation import InverseVolatility
 from skdist.messages import Update
 from skdist.parameters import Stage, Values
@@ -173,11 +174,11 @@ class Shard:
         self._values = Values(stage.state, stage.velocity, statistics)
         self._version = stage.version
         self._states = {stage.version: stage.state}
-        self._ends: dict[Source, tuple[int, np.ndarray]] = {}
+        self._ends: dict[Source, tuple[int, np.ndarray | Change]] = {}
         self._kept: tuple[int, Stage | None] = (0, None)
         self._lock = threading.Lock()
 
-    def upload(self, source: Source, base: int, end: np.ndarray) -> None:
+    def upload(self, source: Source, base: int, end: np.ndarray | Change) -> None:
         """Take in where an update ended that the coordinator does not know of yet.
 
         Parameters
@@ -186,8 +187,8 @@ class Shard:
             Which one.
         base : int
             The version that it began at.
-        end : ndarray of shape (n_members, n_columns)
-            Where it ended.
+        end : ndarray of shape (n_members, n_columns) or Change
+            Where it ended, or how that differs from where it began.
         """
         self._ends[source] = base, end  # without the lock: whoever has it may be at work for long
 
@@ -222,8 +223,13 @@ class Shard:
         for entry in mark.log:
             if entry.recipe.version == self._version + 1:
                 self._keep(mark)
+                bases = [self._states[base] for base in entry.bases]
                 ends = [self._ends.pop(source)[1] for source in entry.sources]
-                self._values.apply(entry.recipe, ends, [self._states[base] for base in entry.bases])
+                whole = [
+                    end.on(base) if isinstance(end, Change) else end
+                    for end, base in zip(ends, bases, strict=True)
+                ]
+                self._values.apply(entry.recipe, whole, bases)
                 self._version += 1
                 self._states[self._version] = self._values.state
         self._keep(mark)
@@ -265,6 +271,11 @@ def slices(shape: tuple[int, ...], count: int) -> list[slice]:
 def cut(values: np.ndarray, columns: slice) -> np.ndarray:
     """Return a slice of a state or of a velocity, as an array of two dimensions that is C-contiguous."""
     return np.ascontiguousarray(values.reshape(len(values), -1)[:, columns])
+
+
+def cut_update(end: np.ndarray | Change, columns: slice, n_columns: int) -> np.ndarray | Change:
+    """Return the slice of where an update ended, as `cut`, or of how that differs from where it began."""
+    return end.cut(columns, n_columns) if isinstance(end, Change) else cut(end, columns)
 
 
 def cut_stage(stage: Stage, number: int, count: int) -> Stage:

@@ -42,7 +42,7 @@ class Exchange:
                 return future
             future = reply
         else:
-            future = self._server.post("exchange", self._update)
+            future = self._server.exchange(self._update)
         future.add_done_callback(self._stop)
         return future
 

@@ -141,7 +141,9 @@ class ClusterFit:
                 self._membership, validation, token, intake, ALL_ROWS, "Validation partition"
             )
         self._checkpoint = checkpoint
-        self._serving = Serving(client, self._membership, self.name, self._token, checkpoint is not None)
+        self._serving = Serving(
+            client, self._membership, self.name, self._token, checkpoint is not None, settings.n_servers
+        )
         self._visits: Visits | None = None
         self._training: Training | None = None
         self._starting: list[asyncio.Future[None]] = []
@@ -232,8 +234,9 @@ class ClusterFit:
         return self._result
 
     async def _register_guard(self) -> None:
-        actor, shown = f"skdist-server-{self._token}", self._feed.wants_page()
-        self._feed.has_page = await guard.register(self.client, self.name, actor, shown)
+        actors = f"skdist-server-{self._token}", f"skdist-shard-{self._token}"
+        shown = self._feed.wants_page()
+        self._feed.has_page = await guard.register(self.client, self.name, actors, shown)
 
     async def _register_plugin(self) -> None:
         plugin = LearnerPlugin(self.name, self.settings)

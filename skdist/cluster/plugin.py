@@ -15,6 +15,7 @@ from threadpoolctl import ThreadpoolController
 
 from skdist.backup import Backup
 from skdist.cluster.actor import Connection, ServerRef
+from skdist.cluster.shards import ShardedConnection
 from skdist.cluster.slots import Slots
 from skdist.control.windows import LatencyWindow
 from skdist.fitting import FitSettings, build_learner
@@ -104,12 +105,13 @@ class LearnerPlugin(WorkerPlugin):
     def connect(self, ref: ServerRef) -> Connection:
         """Return a connection to a server; that to an earlier one ends."""
         self.renew(ref.incarnation)
+        connection = ShardedConnection if ref.shards else Connection
         with self._lock:
             if ref.incarnation == self._incarnation:
-                return Connection(ref, self.worker, self._gone)
+                return connection(ref, self.worker, self._gone)
         gone: Future[None] = Future()
         gone.set_result(None)
-        return Connection(ref, self.worker, gone)
+        return connection(ref, self.worker, gone)
 
     def renew(self, incarnation: int) -> None:
         """Take in which server is the present one: nobody waits for an earlier one any more."""

@@ -8,8 +8,8 @@ import logging
 import statistics
 import time
 from collections import deque
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Awaitable, Collection, Coroutine
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask
@@ -21,8 +21,12 @@ from skdist.cluster import tasks
 from skdist.cluster.actor import ServerActor, ServerRef
 from skdist.cluster.fetch import refuse_cancelled, settle
 from skdist.cluster.membership import LOOK_SECONDS, Membership, Present
+from skdist.cluster.shards import ShardActor, collected
 from skdist.exceptions import ServerLostError
 from skdist.journal import Outcome
+from skdist.messages import Snapshot
+from skdist.parameters import Stage
+from skdist.shards import n_shards
 
 logger = logging.getLogger("skdist")
 
@@ -88,6 +92,8 @@ class Serving:
         Unique; part of the keys.
     in_driver : bool
         Whether backups of all sizes come to the driver, because it writes them down.
+    n_servers : int
+        Shards that the parameters are cut into; 1 leaves them in the server.
 
     Attributes
     ----------
@@ -100,13 +106,16 @@ class Serving:
     """
 
     def __init__(
-        self, client: Client, membership: Membership, name: str, token: str, in_driver: bool = False
-    ) -> None:
+        self, client: Client, membership: Membership, name: str, token: str, in_driver: bool = False,
+        n_servers: int = 1,
+    ) -> None:  # fmt: skip
         self.client, self.name = client, name
         self.ref: ServerRef | None = None
         self.kept: deque[KeptBackup] = deque()
         self.membership, self._token, self._in_driver = membership, token, in_driver
-        self._future: Any = None
+        self._n_servers = n_servers
+        self._futures: list[Any] = []  # of the actors: the server, then the shards
+        self._cutting = asyncio.Lock()  # shards keep one stage at a time
         self._started = 0
         self._arguments: tuple[Any, ...] = ()
         self._small = True
@@ -119,7 +128,7 @@ class Serving:
         self._telling: set[asyncio.Future[Any]] = set()
 
     async def start(self) -> None:
-        """Start an actor on some worker; `begin` gives it a model.
+        """Start the actors on some workers; `begin` gives them a model.
 
         Raises
         ------
@@ -130,28 +139,33 @@ class Serving:
         for _ in range(MOST_LOSSES):
             names = set((await self.membership.wait_for_workers()).threads)
             try:
-                return await self._start_on(sorted(names - bad or names))
+                where = sorted(names - bad or names)
+                return await self._start_on(where, where)
             except ServerLostError as error:
                 logger.info("%s", error)
                 bad |= await self._starting_on()
         raise ServerLostError("No worker could start the parameter server. See the logs of the workers.")
 
     async def _starting_on(self) -> set[str]:
-        """Return where Dask wants to start the actor: a worker that is frozen does not get there."""
+        """Return where Dask wants to start actors: a worker that is frozen does not get there."""
         processing = await self.client.scheduler.processing(workers=None)
-        return {name for name, keys in processing.items() if self._future.key in keys}
+        wanted = {future.key for future in self._futures}
+        return {name for name, keys in processing.items() if wanted & set(keys)}
 
-    async def _start_on(self, where: Collection[str]) -> None:
-        """Start an actor on one of some workers, within a limit.
+    async def _start_on(self, where: Collection[str], shards_where: Collection[str]) -> None:
+        """Start the server on one of some workers, and shards on these or others, within a limit.
 
-        Dask takes the one with the fewest actors, as workers are named: servers of fits at the same time are
-        not to share one.
+        Dask takes those with the fewest actors, as workers are named: servers of fits at the same time are
+        not to share one, nor are shards.
         """
         incarnation, self._started = self._started, self._started + 1
         key = f"skdist-server-{self._token}-{incarnation}"
+        names = [f"skdist-shard-{self._token}-{incarnation}-{n}" for n in range(self._n_servers)]
+        shards = names if self._n_servers > 1 else []
         self.release()
-        self._future = self.client.submit(ServerActor, actor=True, key=key, pure=False, workers=list(where))
-        made = asyncio.ensure_future(settle([self._future]))
+        self._futures = [self._submit(ServerActor, key, where)]
+        self._futures += [self._submit(ShardActor, shard, shards_where) for shard in shards]
+        made = asyncio.ensure_future(settle(self._futures))
         until = time.monotonic() + START_SECONDS
         try:
             while not (await asyncio.wait([made], timeout=WATCH_SECONDS))[0]:
@@ -165,10 +179,14 @@ class Serving:
                     raise ServerLostError(f"The parameter server did not start within {START_SECONDS:g} s.")
         finally:
             made.cancel()
-        holders = await self.client.scheduler.who_has(keys=[key])
-        if not holders.get(key):
+        holders = await self.client.scheduler.who_has(keys=[key, *shards])
+        if not all(holders.get(each) for each in (key, *shards)):
             raise ServerLostError("The parameter server could not be started on any worker.")
-        self.ref = ServerRef(holders[key][0], key, incarnation)
+        parts = tuple([ServerRef(holders[shard][0], shard, incarnation) for shard in shards])
+        self.ref = ServerRef(holders[key][0], key, incarnation, parts)
+
+    def _submit(self, actor: type, key: str, where: Collection[str]) -> Any:
+        return self.client.submit(actor, actor=True, key=key, pure=False, workers=list(where))
 
     async def begin(
         self, model: Any, classes: Any, settings: Any, state: np.ndarray, n_rows: int, n_learners: int,
@@ -179,30 +197,80 @@ class Serving:
         self._small = self._in_driver or state.nbytes <= DRIVER_BYTES
         if backup is not None:
             self.kept.append(KeptBackup(backup, "", 0))
-        await self.call("begin", *self._arguments, backup, self.name)
+        await self._give(backup, 0)
         self._due = time.monotonic() + self._interval
+
+    async def _give(self, backup: Backup | None, number: int) -> None:
+        """Give the server what it trains, from a backup or the begin on, and shards their slices of it."""
+        assert self.ref is not None
+        model, state = self._arguments[0], self._arguments[3]
+        count = n_shards(self._n_servers, state)
+        for surplus in self._futures[1 + count :]:
+            surplus.release()
+        del self._futures[1 + count :]
+        self.ref = replace(self.ref, shards=self.ref.shards[:count])
+        await self.call("begin", *self._arguments, backup, self.name, number)
+        begun = [
+            shard.call_from_driver(self.client, "begin", self.ref, place, model.statistics)
+            for place, shard in enumerate(self.ref.shards)
+        ]
+        await self._limited(asyncio.gather(*begun))
 
     @property
     def lost(self) -> bool:
-        """Whether Dask knows that the server is gone."""
-        return self._future is not None and self._future.status not in ("finished", "pending")
+        """Whether Dask knows that the server, or a shard, is gone."""
+        return bool(self._lost)
+
+    @property
+    def _lost(self) -> list[str]:
+        """The workers of actors that are gone, as far as Dask knows."""
+        gone = [future.status not in ("finished", "pending") for future in self._futures]
+        return [worker for worker, is_gone in zip(self._hosts, gone, strict=False) if is_gone]
+
+    @property
+    def _hosts(self) -> list[str]:
+        """The workers of server and shards."""
+        return [] if self.ref is None else [self.ref.address, *(shard.address for shard in self.ref.shards)]
 
     def check(self, present: Present) -> None:
         """Raise where the server is gone, or where it is silent and there are other workers."""
-        assert self.ref is not None
-        if self.lost:
-            raise ServerLostError(f"The worker that held the parameter server, {self.ref.address}, left.")
-        if self.ref.address in present.silent:
-            raise ServerLostError(f"The parameter server on {self.ref.address} is not heard of any more.")
+        self._refuse_lost()
+        if silent := present.silent.intersection(self._hosts):
+            raise ServerLostError(f"The parameter server on {min(silent)} is not heard of any more.")
+
+    def _refuse_lost(self) -> None:
+        if lost := self._lost:
+            raise ServerLostError(f"The worker that held the parameter server, {lost[0]}, left.")
 
     def is_leaving(self, present: Present) -> bool:
-        """Return whether the server's worker is about to retire, and there is another one."""
-        return self.ref is not None and self.ref.address in present.leaving and bool(present)
+        """Return whether a worker of the server is about to retire, and there is another one."""
+        return bool(present.leaving.intersection(self._hosts)) and bool(present)
 
     async def finish(self, rounds: int) -> Outcome:
         """End the fit; parameters as in `back_up`."""
-        outcome: Outcome = await self.call("finish", rounds - self._rounds)
-        return outcome
+        async with self._cutting:
+            outcome: Outcome = await self.call("finish", rounds - self._rounds)
+            return outcome._replace(state=await self._parameters(outcome))
+
+    async def snapshot(self, epoch: int) -> Snapshot:
+        """Return the parameters now; see `ParameterServer.snapshot`."""
+        async with self._cutting:
+            snapshot: Snapshot = await self.call("snapshot", epoch)
+            return snapshot._replace(state=await self._parameters(snapshot))
+
+    async def _parameters(self, found: Outcome | Snapshot) -> np.ndarray:
+        stage = await self._collected(Stage(found.state, None, 0, found.clock))
+        state: np.ndarray = stage.state
+        return state
+
+    async def _collected(self, stage: Stage) -> Stage:
+        assert self.ref is not None
+
+        def ask(ref: ServerRef, method: str, *args: Any) -> Coroutine[Any, Any, Any]:
+            return ref.call_from_driver(self.client, method, *args)
+
+        whole: Stage = await self._limited(collected(stage, self.ref, ask))
+        return whole
 
     async def call(self, method: str, *args: Any) -> Any:
         """Call the server, with a limit, and as long as it is there.
@@ -213,9 +281,12 @@ class Serving:
             Where it is gone or does not answer.
         """
         assert self.ref is not None
-        if self.lost:  # the scheduler would try to connect for long, and complain
-            raise ServerLostError(f"The worker that held the parameter server, {self.ref.address}, left.")
-        call = asyncio.ensure_future(self.ref.call_from_driver(self.client, method, *args))
+        self._refuse_lost()  # the scheduler would try to connect for long, and complain
+        return await self._limited(self.ref.call_from_driver(self.client, method, *args))
+
+    async def _limited(self, work: Awaitable[Any]) -> Any:
+        assert self.ref is not None
+        call = asyncio.ensure_future(work)
         began = looked = time.monotonic()
         try:
             while not (await asyncio.wait([call], timeout=WATCH_SECONDS))[0]:
@@ -261,9 +332,11 @@ class Serving:
         self._taken += 1
         asked = visits, newest, rounds - self._rounds
         holder = "" if self._small else self._holder(present)
-        backup = await self._back_up_to(holder, method, *asked) if holder else None
-        if backup is None:
-            backup, holder = await self.call(method, *asked), ""
+        async with self._cutting:
+            backup = await self._back_up_to(holder, method, *asked) if holder else None
+            if backup is None:
+                backup, holder = await self.call(method, *asked), ""
+                backup = backup._replace(stage=await self._collected(backup.stage))
         now = time.monotonic()
         self._costs.append(now - began)
         self._due = now + max(self._interval, statistics.fmean(self._costs) / BACKUP_SHARE)
@@ -275,9 +348,13 @@ class Serving:
         return kept
 
     def _holder(self, present: Present) -> str:
-        """Return a worker that keeps the next backup: not where the server is, nor the last one."""
+        """Return a worker that keeps the next backup: not where the server or, if possible, a shard is.
+
+        Nor where the last one is.
+        """
         assert self.ref is not None
         others = [name for name in present.threads if name != self.ref.address]
+        others.sort(key=self._hosts.count)
         last = self.kept[-1].holder if self.kept else ""
         return next((name for name in others if name != last), others[0] if others else "")
 
@@ -316,18 +393,19 @@ class Serving:
             Where somebody has cancelled the server.
         """
         assert self.ref is not None
-        if self._future is not None and self._future.status == "cancelled":
-            refuse_cancelled(self._future._state.exception)
+        for future in self._futures:
+            if future.status == "cancelled":
+                refuse_cancelled(future._state.exception)
         self._losses += 1
         if self._losses > MOST_LOSSES:
             raise ServerLostError(
                 f"{self._losses} parameter servers were lost one after the other, the last one on "
                 f"{self.ref.address}. See the logs of the workers; too little memory is the usual cause."
             )
-        bad = {self.ref.address, *leaving}
+        bad = {*(self._lost or [self.ref.address]), *leaving}
         while True:
             present = await self.membership.wait_for_workers(frozenset(bad))
-            where = (set(present.threads) - bad) or set(present.threads)
+            where = others = (set(present.threads) - bad) or set(present.threads)
             had_backup = bool(self.kept)
             while self.kept and self.kept[-1].holder and self.kept[-1].holder not in present.threads:
                 self.kept.pop()
@@ -341,9 +419,9 @@ class Serving:
             # First, as visits that wait for the lost one may hold the threads that an actor needs to start.
             self._tell(list(present.threads), self._started)
             try:
-                await self._start_on(sorted(where))
+                await self._start_on(sorted(where), sorted(others))
                 backup, number = (None, 0) if kept is None else (kept.backup, kept.number)
-                await self.call("begin", *self._arguments, backup, self.name, number)
+                await self._give(backup, number)
                 break
             except (LookupError, ServerLostError) as error:
                 if isinstance(error, LookupError):
@@ -379,8 +457,8 @@ class Serving:
             logger.debug("The server could not be told to stop.", exc_info=True)
 
     def release(self) -> None:
-        """Give the actor up."""
-        if self._future is not None:
+        """Give the actors up."""
+        for future in self._futures:
             with contextlib.suppress(Exception):
-                self._future.release()
-            self._future = None
+                future.release()
+        self._futures = []

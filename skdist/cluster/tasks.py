@@ -13,6 +13,7 @@ from distributed import get_worker
 from skdist.backup import Backup
 from skdist.cluster.actor import Connection, ServerRef
 from skdist.cluster.exchange import Exchange, TaskThread
+from skdist.cluster.shards import asker_on, collected
 from skdist.exceptions import ServerLostError, UnlikeSampleError
 from skdist.intake import Intake
 from skdist.learner import Learner, run_visit
@@ -117,6 +118,8 @@ async def keep_backup(
 ) -> Backup:  # fmt: skip
     """Fetch a backup to this worker and keep it there; return all of it but the parameters."""
     backup: Backup = await ref.call_from_worker(dask_worker, method, visits, newest, rounds)
+    assert backup.stage is not None
+    backup = backup._replace(stage=await collected(backup.stage, ref, asker_on(dask_worker)))
     dask_worker.plugins[plugin_name].keep(number, backup)
     return backup._replace(stage=None)
 
@@ -182,7 +185,7 @@ def _visit(
     attempt = f"{learner.name}@{started}"
     offset, last_epoch, number, lost = 0, order.epoch, 1, False
     try:
-        answer = server.call("join", Join(order, attempt, learner.name, learner.worker, plugin.link()))
+        answer = server.join(Join(order, attempt, learner.name, learner.worker, plugin.link()))
         last_epoch = answer.last_epoch
         offset = answer.offset
         try:

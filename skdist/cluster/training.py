@@ -213,7 +213,7 @@ class Training:
 
     async def _look_at(self, epoch: int) -> bool:
         """Show the model at the end of an epoch; return whether training shall end."""
-        snapshot: Snapshot = await self._insist(lambda: self._serving.call("snapshot", epoch))
+        snapshot: Snapshot = await self._insist(lambda: self._serving.snapshot(epoch))
         async with self._looking:  # one after the other
             sums = None
             if self._observers.validation is not None:
