@@ -183,7 +183,7 @@ class ClusterFit:
         members = self._membership
         present = await members.wait_for_workers()
         self._starting = [
-            asyncio.ensure_future(self._serving.start()),
+            asyncio.ensure_future(self._serving.actors.start()),
             asyncio.ensure_future(self._register_plugin()),
             asyncio.ensure_future(self._register_guard()),
         ]
@@ -293,7 +293,7 @@ class ClusterFit:
             steps.append(self._serving.abort)
         if self._visits is not None:
             steps.append(self._visits.release)
-        steps += [self._partitions.release, self._validated.release, self._serving.release]
+        steps += [self._partitions.release, self._validated.release, self._serving.actors.release]
         if self._registered:
             steps.append(lambda: guard.unregister(self.client, self.name))
             steps.append(lambda: self.client.unregister_worker_plugin(self.name))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import statistics
 import time
 from collections import deque
 from collections.abc import Awaitable, Collection, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import dask
@@ -18,10 +17,10 @@ from distributed import Client
 
 from skdist.backup import Backup
 from skdist.cluster import tasks
-from skdist.cluster.actor import ServerActor, ServerRef
-from skdist.cluster.fetch import refuse_cancelled, settle
+from skdist.cluster.actor import ServerRef
+from skdist.cluster.actors import WATCH_SECONDS, Actors
 from skdist.cluster.membership import LOOK_SECONDS, Membership, Present
-from skdist.cluster.shards import ShardActor, collected
+from skdist.cluster.shards import collected
 from skdist.exceptions import ServerLostError
 from skdist.journal import Outcome
 from skdist.messages import Snapshot
@@ -42,14 +41,8 @@ DRIVER_BYTES = 8 << 20
 #: A call from the driver to the server takes at most this long, in seconds.
 ANSWER_SECONDS = 30.0
 
-#: The start of a server takes at most this long, in seconds; then another worker is tried.
-START_SECONDS = 10.0
-
 #: The server, if there still is one, gets this long to hear that the fit is over, in seconds.
 ABORT_SECONDS = 2.0
-
-#: The driver looks this often whether the server it waits for is still there, in seconds.
-WATCH_SECONDS = 0.1
 
 #: So many servers in a row may be lost without a backup in between.
 MOST_LOSSES = 5
@@ -97,8 +90,8 @@ class Serving:
 
     Attributes
     ----------
-    ref : ServerRef or None
-        The present server.
+    actors : Actors
+        The present ones.
     membership : Membership
         Of the cluster.
     kept : deque of KeptBackup
@@ -110,13 +103,10 @@ class Serving:
         n_servers: int = 1,
     ) -> None:  # fmt: skip
         self.client, self.name = client, name
-        self.ref: ServerRef | None = None
+        self.actors = Actors(client, membership, token, n_servers if n_servers > 1 else 0)
         self.kept: deque[KeptBackup] = deque()
-        self.membership, self._token, self._in_driver = membership, token, in_driver
-        self._n_servers = n_servers
-        self._futures: list[Any] = []  # of the actors: the server, then the shards
+        self.membership, self._in_driver, self._n_servers = membership, in_driver, n_servers
         self._cutting = asyncio.Lock()  # shards keep one stage at a time
-        self._started = 0
         self._arguments: tuple[Any, ...] = ()
         self._small = True
         self._rounds = 0  # length of the history when the present server began
@@ -126,67 +116,6 @@ class Serving:
         self._interval = float(dask.config.get("skdist.snapshot-interval", BACKUP_SECONDS))
         self._due = float("inf")
         self._telling: set[asyncio.Future[Any]] = set()
-
-    async def start(self) -> None:
-        """Start the actors on some workers; `begin` gives them a model.
-
-        Raises
-        ------
-        ServerLostError
-            Where no worker could start it.
-        """
-        bad: set[str] = set()
-        for _ in range(MOST_LOSSES):
-            names = set((await self.membership.wait_for_workers()).threads)
-            try:
-                where = sorted(names - bad or names)
-                return await self._start_on(where, where)
-            except ServerLostError as error:
-                logger.info("%s", error)
-                bad |= await self._starting_on()
-        raise ServerLostError("No worker could start the parameter server. See the logs of the workers.")
-
-    async def _starting_on(self) -> set[str]:
-        """Return where Dask wants to start actors: a worker that is frozen does not get there."""
-        processing = await self.client.scheduler.processing(workers=None)
-        wanted = {future.key for future in self._futures}
-        return {name for name, keys in processing.items() if wanted & set(keys)}
-
-    async def _start_on(self, where: Collection[str], shards_where: Collection[str]) -> None:
-        """Start the server on one of some workers, and shards on these or others, within a limit.
-
-        Dask takes those with the fewest actors, as workers are named: servers of fits at the same time are
-        not to share one, nor are shards.
-        """
-        incarnation, self._started = self._started, self._started + 1
-        key = f"skdist-server-{self._token}-{incarnation}"
-        names = [f"skdist-shard-{self._token}-{incarnation}-{n}" for n in range(self._n_servers)]
-        shards = names if self._n_servers > 1 else []
-        self.release()
-        self._futures = [self._submit(ServerActor, key, where)]
-        self._futures += [self._submit(ShardActor, shard, shards_where) for shard in shards]
-        made = asyncio.ensure_future(settle(self._futures))
-        until = time.monotonic() + START_SECONDS
-        try:
-            while not (await asyncio.wait([made], timeout=WATCH_SECONDS))[0]:
-                # Dask would wait for them for ever.
-                present = await self.membership.look()
-                if not set(where) & set(present.threads):
-                    raise ServerLostError(f"{', '.join(where)} left before the parameter server started.")
-                if present.silent and (silent := await self._starting_on() & present.silent):
-                    raise ServerLostError(f"{', '.join(silent)} fell silent before the server started.")
-                if time.monotonic() > until:
-                    raise ServerLostError(f"The parameter server did not start within {START_SECONDS:g} s.")
-        finally:
-            made.cancel()
-        holders = await self.client.scheduler.who_has(keys=[key, *shards])
-        if not all(holders.get(each) for each in (key, *shards)):
-            raise ServerLostError("The parameter server could not be started on any worker.")
-        parts = tuple([ServerRef(holders[shard][0], shard, incarnation) for shard in shards])
-        self.ref = ServerRef(holders[key][0], key, incarnation, parts)
-
-    def _submit(self, actor: type, key: str, where: Collection[str]) -> Any:
-        return self.client.submit(actor, actor=True, key=key, pure=False, workers=list(where))
 
     async def begin(
         self, model: Any, classes: Any, settings: Any, state: np.ndarray, n_rows: int, n_learners: int,
@@ -202,13 +131,8 @@ class Serving:
 
     async def _give(self, backup: Backup | None, number: int) -> None:
         """Give the server what it trains, from a backup or the begin on, and shards their slices of it."""
-        assert self.ref is not None
         model, state = self._arguments[0], self._arguments[3]
-        count = n_shards(self._n_servers, state)
-        for surplus in self._futures[1 + count :]:
-            surplus.release()
-        del self._futures[1 + count :]
-        self.ref = replace(self.ref, shards=self.ref.shards[:count])
+        self.actors.keep(n_shards(self._n_servers, state))
         await self.call("begin", *self._arguments, backup, self.name, number)
         begun = [
             shard.call_from_driver(self.client, "begin", self.ref, place, model.statistics)
@@ -217,34 +141,23 @@ class Serving:
         await self._limited(asyncio.gather(*begun))
 
     @property
+    def ref(self) -> ServerRef:
+        """The present server."""
+        assert self.actors.ref is not None
+        return self.actors.ref
+
+    @property
     def lost(self) -> bool:
         """Whether Dask knows that the server, or a shard, is gone."""
-        return bool(self._lost)
-
-    @property
-    def _lost(self) -> list[str]:
-        """The workers of actors that are gone, as far as Dask knows."""
-        gone = [future.status not in ("finished", "pending") for future in self._futures]
-        return [worker for worker, is_gone in zip(self._hosts, gone, strict=False) if is_gone]
-
-    @property
-    def _hosts(self) -> list[str]:
-        """The workers of server and shards."""
-        return [] if self.ref is None else [self.ref.address, *(shard.address for shard in self.ref.shards)]
+        return bool(self.actors.lost)
 
     def check(self, present: Present) -> None:
-        """Raise where the server is gone, or where it is silent and there are other workers."""
-        self._refuse_lost()
-        if silent := present.silent.intersection(self._hosts):
-            raise ServerLostError(f"The parameter server on {min(silent)} is not heard of any more.")
-
-    def _refuse_lost(self) -> None:
-        if lost := self._lost:
-            raise ServerLostError(f"The worker that held the parameter server, {lost[0]}, left.")
+        """See `Actors.check`."""
+        self.actors.check(present)
 
     def is_leaving(self, present: Present) -> bool:
         """Return whether a worker of the server is about to retire, and there is another one."""
-        return bool(present.leaving.intersection(self._hosts)) and bool(present)
+        return bool(present.leaving.intersection(self.actors.hosts)) and bool(present)
 
     async def finish(self, rounds: int) -> Outcome:
         """End the fit; parameters as in `back_up`."""
@@ -264,7 +177,6 @@ class Serving:
         return state
 
     async def _collected(self, stage: Stage) -> Stage:
-        assert self.ref is not None
 
         def ask(ref: ServerRef, method: str, *args: Any) -> Coroutine[Any, Any, Any]:
             return ref.call_from_driver(self.client, method, *args)
@@ -280,12 +192,10 @@ class Serving:
         ServerLostError
             Where it is gone or does not answer.
         """
-        assert self.ref is not None
-        self._refuse_lost()  # the scheduler would try to connect for long, and complain
+        self.actors.refuse_lost()  # the scheduler would try to connect for long, and complain
         return await self._limited(self.ref.call_from_driver(self.client, method, *args))
 
     async def _limited(self, work: Awaitable[Any]) -> Any:
-        assert self.ref is not None
         call = asyncio.ensure_future(work)
         began = looked = time.monotonic()
         try:
@@ -326,7 +236,6 @@ class Serving:
         method : {'back_up', 'hand_over'}
             Whether the server goes on afterwards.
         """
-        assert self.ref is not None
         began = time.monotonic()
         self._due = float("inf")  # one at a time
         self._taken += 1
@@ -352,9 +261,8 @@ class Serving:
 
         Nor where the last one is.
         """
-        assert self.ref is not None
         others = [name for name in present.threads if name != self.ref.address]
-        others.sort(key=self._hosts.count)
+        others.sort(key=self.actors.hosts.count)
         last = self.kept[-1].holder if self.kept else ""
         return next((name for name in others if name != last), others[0] if others else "")
 
@@ -392,17 +300,14 @@ class Serving:
         FitCancelledError
             Where somebody has cancelled the server.
         """
-        assert self.ref is not None
-        for future in self._futures:
-            if future.status == "cancelled":
-                refuse_cancelled(future._state.exception)
+        self.actors.refuse_cancelled()
         self._losses += 1
         if self._losses > MOST_LOSSES:
             raise ServerLostError(
                 f"{self._losses} parameter servers were lost one after the other, the last one on "
                 f"{self.ref.address}. See the logs of the workers; too little memory is the usual cause."
             )
-        bad = {*(self._lost or [self.ref.address]), *leaving}
+        bad = {*(self.actors.lost or [self.ref.address]), *leaving}
         while True:
             present = await self.membership.wait_for_workers(frozenset(bad))
             where = others = (set(present.threads) - bad) or set(present.threads)
@@ -417,9 +322,9 @@ class Serving:
             if kept is not None and kept.holder:
                 where = {kept.holder}
             # First, as visits that wait for the lost one may hold the threads that an actor needs to start.
-            self._tell(list(present.threads), self._started)
+            self._tell(list(present.threads), self.actors.started)
             try:
-                await self._start_on(sorted(where), sorted(others))
+                await self.actors.start_on(sorted(where), sorted(others))
                 backup, number = (None, 0) if kept is None else (kept.backup, kept.number)
                 await self._give(backup, number)
                 break
@@ -427,7 +332,7 @@ class Serving:
                 if isinstance(error, LookupError):
                     self.kept.pop()
                 logger.info("No parameter server on %s: %s.", sorted(where), error)
-                bad |= await self._starting_on() or where
+                bad |= await self.actors.starting_on() or where
                 self._losses += 1
                 if self._losses > MOST_LOSSES:
                     raise ServerLostError("No worker could take over the parameter server.") from error
@@ -449,16 +354,9 @@ class Serving:
 
     async def abort(self) -> None:
         """Let visits under way end with their round."""
-        if self.ref is None or self.lost:
+        if self.actors.ref is None or self.lost:
             return
         try:
             await asyncio.wait_for(self.ref.call_from_driver(self.client, "abort"), ABORT_SECONDS)
         except Exception:
             logger.debug("The server could not be told to stop.", exc_info=True)
-
-    def release(self) -> None:
-        """Give the actors up."""
-        for future in self._futures:
-            with contextlib.suppress(Exception):
-                future.release()
-        self._futures = []

@@ -222,7 +222,6 @@ class Training:
             return await asyncio.to_thread(self._observers.show, snapshot, sums)
 
     async def _score(self, snapshot: Snapshot) -> Any:
-        assert self._serving.ref is not None
         score = partial(self._validated.score, self._serving.ref, self._plugin_name, snapshot)
         return await self._membership.while_there_are_workers(score)
 

@@ -173,7 +173,7 @@ def test_a_fit_whose_shards_are_cancelled_ends(client, persisted):
     assert_clean(client)
 
 
-@pytest.mark.parametrize("first, second", [(1, 4), (4, 1), (2, 3)])
+@pytest.mark.parametrize(("first", "second"), [(1, 4), (4, 1), (2, 3)])
 def test_a_checkpoint_goes_on_with_another_number_of_servers(
     client, persisted, binary, tmp_path, monkeypatch, first, second
 ):
@@ -204,7 +204,7 @@ def test_callbacks_see_whole_models(client, persisted, binary):
         def on_fit_task_begin(self, estimator, context):
             pass
 
-        def on_fit_task_end(self, estimator, context, fitted_estimator=None, **kwargs):
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
             if context.task_name == "epoch":
                 seen.append(fitted_estimator.score(*binary))
 
