@@ -172,16 +172,20 @@ class Serving:
             return snapshot._replace(state=await self._parameters(snapshot))
 
     async def _parameters(self, found: Outcome | Snapshot) -> np.ndarray:
-        stage = await self._collected(Stage(found.state, None, 0, found.clock))
+        stage = await self._collected(Stage(found.state, None, 0, found.clock), moving=False)
         state: np.ndarray = stage.state
         return state
 
-    async def _collected(self, stage: Stage) -> Stage:
+    async def _collected(self, stage: Stage, moving: bool) -> Stage:
+        """Return a stage with its parameters; arguments as in `skdist.cluster.shards.collected`."""
 
         def ask(ref: ServerRef, method: str, *args: Any) -> Coroutine[Any, Any, Any]:
             return ref.call_from_driver(self.client, method, *args)
 
-        whole: Stage = await self._limited(collected(stage, self.ref, ask))
+        try:
+            whole: Stage = await self._limited(collected(stage, self.ref, ask, moving))
+        except LookupError as error:  # by one that was given up, and came late
+            raise ServerLostError(f"The shards keep another stage: {error}") from error
         return whole
 
     async def call(self, method: str, *args: Any) -> Any:
@@ -245,7 +249,7 @@ class Serving:
             backup = await self._back_up_to(holder, method, *asked) if holder else None
             if backup is None:
                 backup, holder = await self.call(method, *asked), ""
-                backup = backup._replace(stage=await self._collected(backup.stage))
+                backup = backup._replace(stage=await self._collected(backup.stage, moving=True))
         now = time.monotonic()
         self._costs.append(now - began)
         self._due = now + max(self._interval, statistics.fmean(self._costs) / BACKUP_SHARE)
@@ -278,13 +282,13 @@ class Serving:
         reply = replies.get(holder)
         return reply if isinstance(reply, Backup) else None
 
-    async def renew(self, leaving: frozenset[str] = frozenset()) -> KeptBackup | None:
+    async def renew(self, avoid: frozenset[str] = frozenset()) -> KeptBackup | None:
         """Start another server from the latest backup.
 
         Parameters
         ----------
-        leaving : frozenset of str
-            Workers that it shall not go to.
+        avoid : frozenset of str
+            Workers that it shall not go to: those that are about to leave, or silent.
 
         Returns
         -------
@@ -307,7 +311,7 @@ class Serving:
                 f"{self._losses} parameter servers were lost one after the other, the last one on "
                 f"{self.ref.address}. See the logs of the workers; too little memory is the usual cause."
             )
-        bad = {*(self.actors.lost or [self.ref.address]), *leaving}
+        bad = {*(self.actors.lost or avoid.intersection(self.actors.hosts) or [self.ref.address]), *avoid}
         while True:
             present = await self.membership.wait_for_workers(frozenset(bad))
             where = others = (set(present.threads) - bad) or set(present.threads)

@@ -12,6 +12,7 @@ import numpy as np
 from distributed import get_worker
 
 from skdist.cluster.actor import Connection, ServerRef
+from skdist.compression import Change
 from skdist.exceptions import ServerLostError
 from skdist.messages import Answer, Join, Update
 from skdist.parameters import Stage
@@ -58,9 +59,10 @@ class ShardActor:
         """See `Shard.fetch`."""
         return await asyncio.to_thread(self._begun().fetch, mark)
 
-    async def collect(self, mark: Mark) -> Stage:
-        """See `Shard.collect`."""
-        return await asyncio.to_thread(self._begun().collect, mark)
+    async def collect(self, mark: Mark, moving: bool) -> Stage:
+        """Return a stage, with its velocity only where it is moving; see `Shard.collect`."""
+        stage = await asyncio.to_thread(self._begun().collect, mark)
+        return stage if moving else stage._replace(velocity=None)
 
     def _begun(self) -> Shard:
         if self._shard is None:
@@ -106,7 +108,7 @@ class ShardedConnection(Connection):
         answer: Answer | None = await self._ask(self._ref, "exchange", update._replace(state=None))
         if answer is None:
             return None
-        if update.last:  # nothing is trained from it
+        if update.last and not isinstance(update.state, Change):  # nothing is trained from it
             return answer._replace(state=update.state)
         return await self._completed(answer)
 
@@ -141,7 +143,7 @@ class ShardedConnection(Connection):
         return answer._replace(state=state, accepted=all(found))
 
 
-async def collected(stage: Stage, ref: ServerRef, ask: Ask) -> Stage:
+async def collected(stage: Stage, ref: ServerRef, ask: Ask, moving: bool) -> Stage:
     """Return a stage with its parameters, from the shards where these hold them.
 
     Parameters
@@ -152,10 +154,12 @@ async def collected(stage: Stage, ref: ServerRef, ask: Ask) -> Stage:
         The server.
     ask : callable
         Calls a method of an actor: ``await ask(ref, method, *args)``.
+    moving : bool
+        Whether the velocity is wanted too.
     """
     if not isinstance(stage.state, Mark):
         return stage
-    parts = await asyncio.gather(*(ask(shard, "collect", stage.state) for shard in ref.shards))
+    parts = await asyncio.gather(*(ask(shard, "collect", stage.state, moving) for shard in ref.shards))
     return await asyncio.to_thread(joined_stage, stage, parts)
 
 

@@ -119,7 +119,7 @@ async def keep_backup(
     """Fetch a backup to this worker and keep it there; return all of it but the parameters."""
     backup: Backup = await ref.call_from_worker(dask_worker, method, visits, newest, rounds)
     assert backup.stage is not None
-    backup = backup._replace(stage=await collected(backup.stage, ref, asker_on(dask_worker)))
+    backup = backup._replace(stage=await collected(backup.stage, ref, asker_on(dask_worker), moving=True))
     dask_worker.plugins[plugin_name].keep(number, backup)
     return backup._replace(stage=None)
 

@@ -191,7 +191,7 @@ class Training:
         """Go on with another server, from the latest backup."""
         logger.info("%s Training goes on with another one.", error)
         await self._end_backup()
-        kept = await self._serving.renew(self.present.leaving)
+        kept = await self._serving.renew(self.present.leaving | self.present.silent)
         await self._visits.rewind(kept, self._last_epoch)
         self.present = await self._membership.look()
         with contextlib.suppress(ServerLostError):  # if it is lost again, that is noticed anyway

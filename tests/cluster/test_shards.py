@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import dask.array as da
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 import scipy.sparse as sp
 
 from skdist import DistributedSGDClassifier
-from skdist.cluster import serving
+from skdist.cluster import membership, serving
 from skdist.exceptions import FitCancelledError
+from skdist.testing import cluster as cluster_tools
 from tests.cluster.conftest import assert_clean, wait_for
 from tests.cluster.endless import EndlessFit
 from tests.cluster.test_faults import Fit, assert_exact, kill, train_and_kill, trio, workers_of  # noqa: F401
@@ -130,6 +132,30 @@ def test_without_a_backup_training_begins_anew(trio, binary, monkeypatch):  # no
     kill(client, False, pids)
     wait_for(lambda: fit.epoch >= 0, 60)
     assert fit.end().score(*binary) > 0.85
+
+
+def test_others_go_on_without_a_shard_that_is_frozen(trio, binary, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(membership, "SILENT_SECONDS", 2.5)
+    monkeypatch.setattr(membership, "SILENT_INTERVALS", 1)
+    client, _, _ = trio
+    X, y = binary
+    rows = da.from_array(X, chunks=(1_000, -1), name=False), da.from_array(y, chunks=1_000, name=False)
+    fit = Fit(client, rows, n_servers=2)
+    victim = min(holders(client))
+    pid = client.run(os.getpid, workers=[victim])[victim]
+    alive = [address for address in client.run(os.getpid) if address != victim]
+
+    def epoch():
+        servers = client.run(cluster_tools._call_servers, "progress", workers=alive, on_error="ignore")
+        return max((found[0][0] for found in servers.values() if found), default=-1)
+
+    before = fit.epoch
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_for(lambda: epoch() >= before + 20, 60)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert fit.end().score(X, y) > 0.85
 
 
 def test_server_and_shards_move_before_a_worker_retires_and_nothing_is_repeated(trio, monkeypatch):  # noqa: F811
