@@ -18,9 +18,6 @@ from skdist.messages import Answer, Join, Update
 from skdist.parameters import Stage
 from skdist.shards import Mark, Shard, Source, cut_update, joined_stage, slices
 
-#: A shard gets its slice within so many seconds.
-BEGIN_SECONDS = 30.0
-
 #: Calls a method of an actor, wherever it is.
 Ask = Callable[..., Coroutine[Any, Any, Any]]
 
@@ -28,13 +25,13 @@ Ask = Callable[..., Coroutine[Any, Any, Any]]
 class ShardActor:
     """Owns a `Shard` of a fit on one worker; `begin` gives it its slice.
 
-    All but `begin` run on the worker's event loop, which must not be held up by arithmetic.
+    All runs on the worker's event loop, which must not be held up by arithmetic.
     """
 
     def __init__(self) -> None:
         self._shard: Shard | None = None
 
-    def begin(self, coordinator: ServerRef, number: int, statistics: bool) -> None:
+    async def begin(self, coordinator: ServerRef, number: int, statistics: bool) -> None:
         """Get the slice of a number from the coordinator, which has all parameters at first.
 
         Parameters
@@ -46,10 +43,8 @@ class ShardActor:
         statistics : bool
             As in `skdist.parameters.Values`.
         """
-        worker = get_worker()
-        part = asker_on(worker)(coordinator, "part", number, len(coordinator.shards))
-        future: Future[Stage] = asyncio.run_coroutine_threadsafe(part, worker.loop.asyncio_loop)
-        self._shard = Shard(future.result(BEGIN_SECONDS), statistics)
+        stage: Stage = await asker_on(get_worker())(coordinator, "part", number, len(coordinator.shards))
+        self._shard = Shard(stage, statistics)
 
     async def upload(self, source: Source, base: int, end: np.ndarray) -> None:
         """See `Shard.upload`."""
