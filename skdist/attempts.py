@@ -66,6 +66,7 @@ class Attempts:
 
     def __init__(self) -> None:
         self._newest: dict[int, Attempt] = {}
+        self._under_way: dict[str, Attempt] = {}  # by name
         self._waiting: dict[str, Attempt] = {}  # by learner
         self._epochs: dict[str, int] = {}  # in which each learner was last at work
         self._retired: set[int] = set()
@@ -96,6 +97,7 @@ class Attempts:
     def begin(self, attempt: Attempt, name: str, learner: str) -> None:
         """Take in that a learner executes a visit from where it is."""
         attempt.name, attempt.learner, attempt.last = name, learner, (-1, -1)
+        self._under_way[name] = attempt
         attempt.started, attempt.staleness = attempt.started + 1, math.nan
         self.reached(learner, attempt.visit.epoch)
 
@@ -108,7 +110,16 @@ class Attempts:
         # The end of an earlier visit may come when its learner is in the next one already.
         if self._waiting.get(attempt.learner) is attempt:
             del self._waiting[attempt.learner]
+        self._under_way.pop(attempt.name, None)
         attempt.name, attempt.answer = "", None
+
+    def answered(self) -> dict[str, int]:
+        """Return the version of the last answer of each execution that is under way, by its name."""
+        return {
+            name: attempt.answer.version
+            for name, attempt in self._under_way.items()
+            if attempt.answer is not None
+        }
 
     def retire(self, visit: int) -> None:
         """Take in that a visit is not to be executed again."""

@@ -29,6 +29,10 @@ class Payload(Protocol):
         """Add what it stands for to a vector, in place."""
         ...
 
+    def cut(self, part: slice) -> Payload:
+        """Return the same of a part of the vector."""
+        ...
+
 
 #: Entries that are worked on at once, so that what is computed on the way stays in the cache.
 BLOCK = 1 << 13
@@ -71,6 +75,10 @@ class Halves:
                 values = self.bits[block].view(np.float16) * np.float32(self.scale)
             vector[block] += values
 
+    def cut(self, part: slice) -> Halves:
+        """Return the same of a part of the vector."""
+        return Halves(self.bits[part], self.scale, self.brain)
+
 
 @dataclass(frozen=True)
 class Entries:
@@ -95,6 +103,11 @@ class Entries:
     def add_to(self, vector: np.ndarray) -> None:
         """Add what it stands for to a vector, in place."""
         vector[self.positions] += self.values
+
+    def cut(self, part: slice) -> Entries:
+        """Return the same of a part of the vector."""
+        inside = slice(*np.searchsorted(self.positions, (part.start, part.stop)))
+        return Entries(self.positions[inside] - self.positions.dtype.type(part.start), self.values[inside])
 
 
 class HalfPrecision(BaseEstimator):
@@ -237,6 +250,13 @@ class Change:
         further[: len(self.rest)] = self.rest
         further[len(self.rest) :] = 0
         return state
+
+    def cut(self, part: slice, n_parameters: int) -> Change:
+        """Return how a part of the parameters differs, of each member that there is."""
+        members = -(-len(self.rest) // n_parameters)
+        rest = np.zeros((members, n_parameters), self.rest.dtype)
+        rest.reshape(-1)[: len(self.rest)] = self.rest
+        return Change(self.payload.cut(part), rest[:, part].reshape(-1))
 
 
 class Feedback:

@@ -77,6 +77,8 @@ class FitSettings:
         Which rows are not trained on.
     codec : HalfPrecision, TopK or None
         Compresses updates; None sends them as they are.
+    n_servers : int
+        Shards of the parameters on a cluster.
     """
 
     adapter: StalenessWindow | None
@@ -96,6 +98,7 @@ class FitSettings:
     planner: PressurePlanner | None = None
     hold_out: HoldOut | None = None
     codec: Codec | None = None
+    n_servers: int = 1
 
     @property
     def updates(self) -> int:
@@ -163,10 +166,11 @@ def build_server(
     time_source: Callable[[], float] = time.perf_counter,
     first_lease_seconds: float = FIRST_LEASE_SECONDS,
     backup: Backup | None = None,
+    sharded: bool = False,
 ) -> ParameterServer:
     """Return the server of a fit; the same in a thread pool, an actor and a simulation.
 
-    With a backup it goes on from there.
+    With a backup it goes on from there. Where it is sharded, others hold the parameters.
     """
     several = model.schedule.adaptive
     tol = None if settings.tol is None else settings.tol * model.loss_unit
@@ -195,6 +199,7 @@ def build_server(
         collect=settings.updates,
         momentum=settings.most_momentum,
         statistics=model.statistics,
+        sharded=sharded,
         clock=clock,
         time_source=time_source,
     )

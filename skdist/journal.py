@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from skdist.parameters import Pending
+from skdist.recipes import Pending
 from skdist.records import EpochRecord, RoundRecord
 
 
@@ -37,8 +35,8 @@ class Outcome(NamedTuple):
 
     Attributes
     ----------
-    state : ndarray
-        Final parameters.
+    state : ndarray or Mark
+        Final parameters, or where they are.
     version : int
         Versions made.
     clock : float
@@ -53,7 +51,7 @@ class Outcome(NamedTuple):
         Since the start of the fit.
     """
 
-    state: np.ndarray
+    state: Any
     version: int
     clock: float
     rounds: list[RoundRecord]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -149,8 +149,9 @@ class Update(NamedTuple):
         The rows of the round, counted along the segments of the visit.
     steps : int
         Mini-batch steps.
-    state : ndarray or Change
-        Parameters at the end of the round, or how they differ from those of the last answer.
+    state : ndarray, Change or None
+        Parameters at the end of the round, or how they differ from those of the last answer; None where
+        shards have them.
     base : int
         `Answer.foreign` of the answer that the round started from.
     loss : float
@@ -178,7 +179,7 @@ class Update(NamedTuple):
     start: int
     stop: int
     steps: int
-    state: np.ndarray | Change
+    state: np.ndarray | Change | None
     base: int
     loss: float
     volatility: float
@@ -200,8 +201,8 @@ class Answer(NamedTuple):
     ----------
     accepted : bool
         False where a newer attempt has taken the visit over: stop.
-    state : ndarray
-        The server's parameters.
+    state : ndarray or Mark
+        The server's parameters, or where they are in shards.
     offset : int
         Rows of the visit that are acknowledged.
     version : int
@@ -239,7 +240,7 @@ class Answer(NamedTuple):
     """
 
     accepted: bool
-    state: np.ndarray
+    state: Any
     offset: int
     version: int
     foreign: int
@@ -265,14 +266,14 @@ class Snapshot(NamedTuple):
     ----------
     epoch : int
         Counted from 0.
-    state : ndarray
-        The server's parameters.
+    state : ndarray or Mark
+        The server's parameters, or where they are in shards.
     clock : float
         Sequential steps behind them.
     """
 
     epoch: int
-    state: np.ndarray
+    state: Any
     clock: float
 
 

@@ -1,51 +1,15 @@
-"""The parameters of the model, and how updates become their next version."""
+"""The parameters of the model: what a recipe makes of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from skdist.control.aggregation import InverseVolatility, uniform_weights
-from skdist.messages import Update
+from skdist.control.aggregation import InverseVolatility
 from skdist.models.arithmetic import add_difference, add_velocity, mean_of
-
-
-class Pending(NamedTuple):
-    """An update that was taken in and is not applied yet.
-
-    Attributes
-    ----------
-    update : Update
-        How a round went.
-    end : ndarray
-        Where it ended.
-    base : ndarray
-        Where it began.
-    scale : float
-        Its rate scale.
-    staleness : float
-        Versions that others made meanwhile.
-    learner : str
-        Who sent it.
-    order : tuple of int
-        Updates are added up in this order, which does not depend on timing.
-    seconds : float
-        When it was taken in, since the start of the fit.
-    epoch : int
-        Of its rows.
-    """
-
-    update: Update
-    end: np.ndarray
-    base: np.ndarray
-    scale: float
-    staleness: float
-    learner: str
-    order: tuple[int, ...]
-    seconds: float = 0.0
-    epoch: int = 0
+from skdist.recipes import Pending, Recipe, Versions
 
 
 class Stage(NamedTuple):
@@ -53,8 +17,8 @@ class Stage(NamedTuple):
 
     Attributes
     ----------
-    state : ndarray
-        The parameters.
+    state : ndarray or Mark
+        The parameters; a mark says where they are in shards.
     velocity : ndarray or None
         Of the momentum.
     version : int
@@ -63,45 +27,82 @@ class Stage(NamedTuple):
         Sequential steps made.
     """
 
-    state: np.ndarray
+    state: Any
     velocity: np.ndarray | None
     version: int
     clock: float
 
 
-class Parameters:
-    """A state, its version and the sequential steps behind it.
+class Values:
+    """Parameters, or a slice of them, and their velocity.
 
     States are replaced, never written to: what was handed out stays as it was.
 
     Parameters
     ----------
-    state : ndarray
+    state : ndarray of shape (n_members, ...)
         To begin with.
-    clock : float
-        Sequential steps made before.
-    aggregator : InverseVolatility or None
-        Weighs updates that are applied together; None weighs them equally.
-    momentum : float
-        Nesterov's, at most ``1 - 1/n`` for n learners: the mean of n learners moves n times less per row than
-        one learner, and momentum ``m`` gives a factor ``1 / (1 - m)`` of that back. It moves ``state[0]``,
-        the iterate. A running average, ``state[1]``, follows the iterates by itself: with a velocity of its
-        own it would overshoot them.
+    velocity : ndarray of shape (1, ...) or None
+        Of the momentum. It moves ``state[0]``, the iterate. A running average, ``state[1]``, follows the
+        iterates by itself: with a velocity of its own it would overshoot them.
     statistics : bool
         Whether the members after the first are statistics, such as variances, of which only means make sense.
+    """
 
-    Attributes
+    def __init__(self, state: np.ndarray, velocity: np.ndarray | None, statistics: bool) -> None:
+        self.state = state
+        self._moved = 1 if statistics else len(state)
+        self._velocity = velocity
+        self._lent = True  # somebody else may hold the velocity
+
+    def lend(self) -> np.ndarray | None:
+        """Return the velocity, which stays as it is from then on."""
+        self._lent = True
+        return self._velocity
+
+    def apply(self, recipe: Recipe, ends: Sequence[np.ndarray], bases: Sequence[np.ndarray]) -> None:
+        """Make the version of a recipe from where its updates ended and began, in its order."""
+        present, end, moved, factors = self.state, ends[0], self._moved, recipe.factors
+        if recipe.copies:
+            # The mean of the copies themselves: equal ones stay as they are, and a single one is sequential
+            # training to the bit.
+            self.state = end
+            for other, factor in zip(ends[1:], factors[1:], strict=True):
+                mean = np.empty_like(present)
+                add_difference(mean[:moved], self.state[:moved], other[:moved], end[:moved], factor)
+                self.state = mean
+            self._velocity = None
+        else:
+            self.state = np.empty_like(present)
+            out, start = self.state[:moved], present[:moved]
+            for each, base, factor in zip(ends, bases, factors, strict=True):
+                add_difference(out, start, each[:moved], base[:moved], factor)
+                start = out
+            if recipe.momentum:
+                add_velocity(self.state[:1], present[:1], self._own_velocity(), recipe.momentum)
+        if moved < len(present) and self.state is not end:
+            self.state[moved:] = mean_of(present[moved:], [each[moved:] for each in ends], factors)
+
+    def _own_velocity(self) -> np.ndarray:
+        if self._velocity is None:
+            self._velocity = np.zeros_like(self.state[:1])
+        elif self._lent:
+            self._velocity = self._velocity.copy()
+        self._lent = False
+        return self._velocity
+
+
+class Parameters(Versions):
+    """All parameters in one place.
+
+    Parameters
     ----------
     state : ndarray
-        Present parameters.
-    version : int
-        How often they were replaced.
-    clock : float
-        Sequential steps made: each update counts its steps times its weight and its rate scale.
-
-    Notes
-    -----
-    The momentum of means of rounds is the outer optimizer of Douillard et al. (2023, arXiv:2311.08105).
+        To begin with.
+    clock, aggregator, momentum
+        As in `skdist.recipes.Versions`.
+    statistics : bool
+        As in `Values`.
     """
 
     def __init__(
@@ -112,72 +113,35 @@ class Parameters:
         momentum: float = 0.0,
         statistics: bool = False,
     ) -> None:
-        self.state, self.clock, self.version = state, clock, 0
-        self._aggregator, self._momentum = aggregator, momentum
-        self._moved = 1 if statistics else len(state)
-        self._velocity: np.ndarray | None = None
+        super().__init__(clock, aggregator, momentum)
+        self._statistics = statistics
+        self._values = Values(state, None, statistics)
 
     @property
-    def stage(self) -> Stage:
-        """Where they stand."""
-        # The velocity, unlike states, is written to.
-        velocity = None if self._velocity is None else self._velocity.copy()
-        return Stage(self.state, velocity, self.version, self.clock)
+    def state(self) -> np.ndarray:
+        """Present parameters."""
+        return self._values.state
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a version takes to be made."""
+        return self._values.state.nbytes
+
+    def handed(self, *_: Any) -> np.ndarray:
+        """Return what an answer carries: the present parameters."""
+        return self._values.state
+
+    def stage(self, *_: Any) -> Stage:
+        """Return where they stand."""
+        return Stage(self._values.state, self._values.lend(), self.version, self.clock)
 
     def go_on(self, stage: Stage) -> None:
         """Go on from where others stood."""
-        self.state, self.version, self.clock = stage.state, stage.version, stage.clock
-        self._velocity = None if stage.velocity is None else stage.velocity.copy()
+        self._values = Values(stage.state, stage.velocity, self._statistics)
+        self.version, self.clock = stage.version, stage.clock
 
     def apply(self, pending: Sequence[Pending], learners: int, share: float) -> Sequence[float]:
-        """Make the next version of some updates; return the weight of each.
-
-        A round of H steps has moved H times already, so that updates weigh the same however many steps they
-        are, unless the aggregator weighs them by their volatility. Steps divide by the size of a full
-        mini-batch: short ones count by their share, and every row alike.
-
-        Parameters
-        ----------
-        pending : sequence of Pending
-            At least one.
-        learners : int
-            Learners at work, or updates of a full collection.
-        share : float
-            Sum of the weights: the part of a full collection that the updates are.
-        """
-        if self._aggregator is None:
-            weights = uniform_weights(len(pending))
-        else:
-            weights = self._aggregator.weights([item.update.volatility for item in pending])
-        weights = [share * weight for weight in weights]
-        # A velocity that late updates have a part in must not last: they would go on being late.
-        timely = sum([1 / (1 + item.staleness) for item in pending]) / len(pending)
-        momentum = min(self._momentum, 1 - 1 / learners) * timely
-        present, first, moved = self.state, pending[0], self._moved
-        timed = all(item.base is present and item.scale == 1.0 for item in pending)
-        if timed and share == 1.0 and not momentum:
-            # The mean of the copies themselves: equal ones stay as they are, and a single one is sequential
-            # training to the bit.
-            self.state = first.end
-            for item, weight in zip(pending[1:], weights[1:], strict=True):
-                mean = np.empty_like(present)
-                add_difference(mean[:moved], self.state[:moved], item.end[:moved], first.end[:moved], weight)
-                self.state = mean
-            self._velocity = None
-        else:
-            self.state = np.empty_like(present)
-            out, start = self.state[:moved], present[:moved]
-            for item, weight in zip(pending, weights, strict=True):
-                add_difference(out, start, item.end[:moved], item.base[:moved], weight * item.scale)
-                start = out
-            if momentum:
-                if self._velocity is None:
-                    self._velocity = np.zeros_like(present[:1])
-                add_velocity(self.state[:1], present[:1], self._velocity, momentum)
-        if moved < len(present) and self.state is not first.end:
-            factors = [weight * item.scale for item, weight in zip(pending, weights, strict=True)]
-            self.state[moved:] = mean_of(present[moved:], [item.end[moved:] for item in pending], factors)
-        self.version += 1
-        for item, weight in zip(pending, weights, strict=True):
-            self.clock += weight * item.scale * item.update.steps
+        """Make the next version of some updates; return the weight of each; parameters as in `decide`."""
+        recipe, weights = self.decide(pending, learners, share)
+        self._values.apply(recipe, [item.end for item in pending], [item.base for item in pending])
         return weights

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 
@@ -20,15 +21,14 @@ from skdist.control.gates import Gate
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.roster import Member, Roster
 from skdist.control.schedules import Schedule
-from skdist.control.staleness import StalenessWindow
+from skdist.control.staleness import RateGuard, StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor
 from skdist.journal import Journal, Outcome
 from skdist.messages import Answer, Join, Snapshot, Update
-from skdist.parameters import Parameters, Pending
+from skdist.parameters import Parameters
 from skdist.progress import Progress, VisitProgress
-
-#: The mean factor of the updates' rates is one of so many updates of each learner.
-LEVEL_UPDATES = 8
+from skdist.recipes import Pending
+from skdist.shards import RecipeLog
 
 
 class ParameterServer:
@@ -70,9 +70,12 @@ class ParameterServer:
     collect : int
         Updates that are applied together and make one version, unless the gate decides it.
     momentum : float
-        Of the server, at most: ``skdist.parameters.momentum_of`` tells how much for how many learners.
+        Of the server, at most; see `skdist.recipes.Versions`.
     statistics : bool
-        Whether the members of the state after the first are statistics; see ``skdist.parameters.Parameters``.
+        Whether the members of the state after the first are statistics; see `skdist.parameters.Values`.
+    sharded : bool
+        Whether shards hold the parameters, of which the server then only knows the version; answers,
+        snapshots and backups carry a `skdist.shards.Mark` instead.
     clock : float
         Steps made by earlier fits on the same state.
     time_source : callable
@@ -107,21 +110,24 @@ class ParameterServer:
         collect: int = 1,
         momentum: float = 0.0,
         statistics: bool = False,
+        sharded: bool = False,
         clock: float = 0.0,
         time_source: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._parameters = Parameters(state, clock, aggregator, momentum, statistics)
+        self._parameters: Parameters | RecipeLog = (
+            RecipeLog(state, clock, aggregator, momentum)
+            if sharded
+            else Parameters(state, clock, aggregator, momentum, statistics)
+        )
         self._journal = Journal()
-        self._schedule = schedule
+        self._guard = RateGuard(adapter, schedule)
         self._gate = gate if gate is not None else Gate()
-        self._adapter = adapter
         self._batch_size = batch_size
         self._monitor = monitor
         self._last_epoch = max_iter - 1
         self._converged = False
         self._newest_epoch = -1
         self._collect = collect
-        self._level = 1.0
         self._now = time_source
         self._began = time_source()
         # A round of one step has no volatility.
@@ -135,9 +141,14 @@ class ParameterServer:
         self._lock = threading.Lock()
 
     @property
-    def state(self) -> np.ndarray:
-        """Present parameters."""
-        return self._parameters.state
+    def state(self) -> Any:
+        """Present parameters, or where they are."""
+        return self._parameters.handed(self._attempts, self._pending)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that an update takes to be applied here."""
+        return self._parameters.nbytes
 
     @property
     def version(self) -> int:
@@ -219,14 +230,18 @@ class ParameterServer:
             base = attempt.answer.state
             end = update.state.on(base) if isinstance(update.state, Change) else update.state
             attempt.accept(update, late, now)
-            scale = self._guarded(update, late)
+            reference, learners = self._roster.reference(), len(self._roster)
+            scale = self._guard.scale(
+                update.rate_scale, update.context, late, reference, self.clock, learners
+            )
             epoch, begin = attempt.visit.epoch_at(update.start), attempt.visit.segments[0]
             if epoch > self._newest_epoch:  # in a visit of several
                 self._newest_epoch = epoch
                 self._attempts.reached(learner, epoch)
             order = begin.partition, begin.start, update.visit
+            seconds, version = now - self._began, attempt.answer.version
             self._pending.append(
-                Pending(update, end, base, scale, staleness, learner, order, now - self._began, epoch)
+                Pending(update, end, base, scale, staleness, learner, order, seconds, epoch, version)
             )
             # The staleness of an update becomes part of the window only for the rounds after it.
             self._roster.met(learner, late)
@@ -316,7 +331,7 @@ class ParameterServer:
                 offsets[number] = min(offsets.get(number, start), start)
             self._attempts.settle(visits, newest)
             return Backup(
-                stage=self._parameters.stage,
+                stage=self._parameters.stage(self._attempts, self._pending),
                 monitor=copy.copy(self._monitor),
                 sums=self._journal.sums(),
                 rounds=self._journal.rounds[rounds:],
@@ -344,15 +359,17 @@ class ParameterServer:
         with self._lock:
             if self._pending:
                 self._apply()
-            p, journal = self._parameters, self._journal
+            stage, journal = self._parameters.stage(self._attempts, ()), self._journal
             return Outcome(
-                p.state, p.version, p.clock, journal.rounds, journal.epochs(), self._converged, self.seconds()
-            )
+                stage.state, stage.version, stage.clock, journal.rounds, journal.epochs(), self._converged,
+                self.seconds(),
+            )  # fmt: skip
 
     def snapshot(self, epoch: int) -> Snapshot:
         """Return the present parameters, for an epoch that is complete; updates that wait stay waiting."""
         with self._lock:
-            return Snapshot(epoch, self.state, self.clock)
+            stage = self._parameters.stage(self._attempts, self._pending)
+            return Snapshot(epoch, stage.state, stage.clock)
 
     def stop(self) -> int:
         """End the fit after the epochs that are under way; return the last one."""
@@ -400,18 +417,6 @@ class ParameterServer:
                 ),
                 silent=tuple(silent),
             )  # fmt: skip
-
-    def _guarded(self, update: Update, staleness: float) -> float:
-        if self._adapter is None:
-            return update.rate_scale
-        reference = self._roster.reference()
-        worst = max(update.context, staleness) if self._adapter.guard else update.context
-        plain = self._adapter.rate_scale(worst, reference)
-        self._level += (plain - self._level) / (LEVEL_UPDATES * len(self._roster))
-        if not self._adapter.guard or not staleness:
-            return update.rate_scale
-        decay = max(self._schedule.decay(self.clock), 1.0)
-        return min(update.rate_scale, self._adapter.rate_scale(staleness, reference, decay, self._level))
 
     def _end(self, attempt: Attempt) -> None:
         """Take in that the present execution of a visit is over; who still waits for it is refused."""
@@ -478,7 +483,7 @@ class ParameterServer:
         parameters = self._parameters
         attempt.answer = Answer(
             accepted=True,
-            state=parameters.state,
+            state=self.state,
             offset=attempt.offset,
             version=parameters.version,
             foreign=parameters.version - member.solo,
@@ -492,7 +497,7 @@ class ParameterServer:
             until_check=monitor.until_check if monitor is not None else math.inf,
             check_interval=monitor.interval if monitor is not None else math.inf,
             rate=1.0 if self._monitor is None else self._monitor.rate,
-            level=self._level,
+            level=self._guard.level,
             seconds_held=held,
         )
         return attempt.answer

@@ -205,3 +205,16 @@ def test_another_server_gets_nothing_that_its_rows_bring_again():
     assert learner.feedback.residual is not None
     learner.begin(1)
     assert learner.feedback.residual is None
+
+
+@every_codec
+@pytest.mark.parametrize("members", [1, 2, 3])
+def test_parts_of_a_change_are_changes_of_parts(codec, members):
+    rng = np.random.default_rng(0)
+    base, end = rng.normal(size=(2, members, 101)).astype(np.float32)
+    end[-1, 60:] = 0  # its zeros at the end are not sent
+    change, arrived = Feedback(codec).compressed(end, base)
+    bounds = [0, 1, 40, 100, 101]
+    parts = [slice(*pair) for pair in itertools.pairwise(bounds)]
+    pieces = [change.cut(part, 101).on(base[:, part]) for part in parts]
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), arrived)

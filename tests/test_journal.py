@@ -3,7 +3,7 @@ import pytest
 
 from skdist.journal import Journal
 from skdist.messages import Link, Update
-from skdist.parameters import Pending
+from skdist.recipes import Pending
 
 
 def noted(journal, rows, loss, epoch=0, seconds=1.0, seconds_compute=0.25):

@@ -163,7 +163,9 @@ def test_an_answer_that_comes_late_is_merged_under_what_was_trained_since():
     server = ParameterServer(np.zeros(n + 1), n_rows=n, schedule=CONSTANT_RATE, round_size=32, batch_size=8)
 
     def foreign(update):
-        server._parameters.state = server.state + np.eye(n + 1)[n]
+        stage = server._parameters.stage()
+        state = stage.state + np.eye(n + 1)[n]
+        server._parameters.go_on(stage._replace(state=state, version=stage.version + 1))
 
     visit = whole_visit([64])
     drive(server, visit, partitions, model, Learner("a"), delays=itertools.repeat(2), between=foreign)

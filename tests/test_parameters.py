@@ -7,16 +7,17 @@ from hypothesis import strategies as st
 
 from skdist.control.aggregation import InverseVolatility
 from skdist.messages import Link, Update
-from skdist.parameters import Parameters, Pending
+from skdist.parameters import Parameters
+from skdist.recipes import Pending
 
 
-def pending(state, base, number=0, scale=1.0, staleness=0.0, steps=1, volatility=math.nan):
+def pending(state, base, number=0, scale=1.0, staleness=0.0, steps=1, volatility=math.nan, version=0):
     update = Update(
         visit=number, attempt="", start=0, stop=1, steps=steps, state=state, base=0, loss=0.0,
         volatility=volatility, context=0.0, rate_scale=scale, round_size=1, efficiency=1.0,
         seconds_compute=0.0, seconds_exchange=0.0, seconds_per_row=0.0, link=Link(),
     )  # fmt: skip
-    return Pending(update, state, base, scale, staleness, str(number), (number,))
+    return Pending(update, state, base, scale, staleness, str(number), (number,), version=version)
 
 
 values = st.floats(-1e3, 1e3, width=32)

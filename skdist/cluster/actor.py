@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Collection, Coroutine
 from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import wait as wait_for_any
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from distributed import Client, get_worker
@@ -20,8 +20,12 @@ from skdist.exceptions import ServerLostError
 from skdist.fitting import FitSettings, build_server
 from skdist.journal import Outcome
 from skdist.messages import Answer, Join, Snapshot, Update
+from skdist.parameters import Stage
 from skdist.progress import Progress
 from skdist.server import ParameterServer
+from skdist.shards import cut_stage, n_shards
+
+T = TypeVar("T")
 
 #: An answer that the gate holds back is waited for this long in one call.
 HOLD_SECONDS = 5.0
@@ -43,6 +47,8 @@ class ServerActor:
     def __init__(self) -> None:
         self._server: ParameterServer | None = None
         self._handed_over: Backup | None = None
+        self._whole: Stage | None = None
+        self._taken: set[int] = set()
         self._model: Any = None
         self._classes: Any = None
         self._mailboxes: dict[str, Mailbox] = {}  # by learner
@@ -54,6 +60,8 @@ class ServerActor:
     ) -> None:  # fmt: skip
         """Make the server; parameters as in `skdist.fitting.build_server`.
 
+        Shards get the parameters from here, by `part`.
+
         A backup without parameters is that of the number which the plugin of this name keeps on this worker.
 
         Raises
@@ -64,7 +72,23 @@ class ServerActor:
         self._model, self._classes = model, classes
         if backup is not None and backup.stage is None:
             backup = get_worker().plugins[plugin_name].backups[number]
-        self._server = build_server(model, settings, state, n_rows, n_learners, clock, backup=backup)
+        sharded = n_shards(settings.n_servers, state) > 0
+        self._server = build_server(
+            model, settings, state, n_rows, n_learners, clock, backup=backup, sharded=sharded
+        )
+        if sharded:
+            stage = None if backup is None else backup.stage
+            self._whole = Stage(state, None, 0, clock) if stage is None else stage
+
+    async def part(self, number: int, count: int) -> Stage:
+        """Return what shard ``number`` of ``count`` begins with; once all have it, nothing is kept here."""
+        if self._whole is None:
+            raise ServerLostError("The parameter server has no parameters for shards any more.")
+        part = await asyncio.to_thread(cut_stage, self._whole, number, count)
+        self._taken.add(number)
+        if len(self._taken) == count:
+            self._whole = None
+        return part
 
     @property
     def begun(self) -> bool:
@@ -119,7 +143,7 @@ class ServerActor:
 
     async def _exchanged(self, update: Update) -> Answer | None:
         server = self._served()
-        small = server.state.nbytes < LOOP_BYTES
+        small = server.nbytes < LOOP_BYTES
         if small:
             reply = server.push(update)
         else:
@@ -212,11 +236,14 @@ class ServerRef:
         never reaches the next.
     incarnation : int
         0 for the first server of a fit; a higher one replaces all lower ones.
+    shards : tuple of ServerRef
+        Who hold the parameters; none where the server itself does.
     """
 
     address: str
     key: str
     incarnation: int = 0
+    shards: tuple[ServerRef, ...] = ()
 
     async def call_from_worker(self, worker: Any, method: str, *args: Any) -> Any:
         """Call a method from the event loop of another worker."""
@@ -251,7 +278,7 @@ class Connection:
 
     @property
     def is_local(self) -> bool:
-        """Whether the actor lives in this worker: a call is then a function call."""
+        """Whether an exchange is a function call: the actor lives in this worker."""
         return bool(self._worker.address == self._ref.address)
 
     @property
@@ -259,10 +286,21 @@ class Connection:
         """Which server of the fit it is."""
         return self._ref.incarnation
 
+    def join(self, join: Join) -> Answer:
+        """Join a visit; raises as `call`."""
+        answer: Answer = self.call("join", join)
+        return answer
+
+    def exchange(self, update: Update) -> Future[Answer | None]:
+        """Start to push an update; the result is that of `ServerActor.exchange`."""
+        return self.post("exchange", update)
+
     def post(self, method: str, *args: Any) -> Future[Any]:
         """Start a call from a task's thread and return its future."""
-        call = self._ref.call_from_worker(self._worker, method, *args)
-        return asyncio.run_coroutine_threadsafe(call, self._worker.loop.asyncio_loop)
+        return self._start(self._ref.call_from_worker(self._worker, method, *args))
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(work, self._worker.loop.asyncio_loop)
 
     def call(self, method: str, *args: Any) -> Any:
         """Call a method and return its result.

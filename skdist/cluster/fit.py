@@ -141,7 +141,9 @@ class ClusterFit:
                 self._membership, validation, token, intake, ALL_ROWS, "Validation partition"
             )
         self._checkpoint = checkpoint
-        self._serving = Serving(client, self._membership, self.name, self._token, checkpoint is not None)
+        self._serving = Serving(
+            client, self._membership, self.name, self._token, checkpoint is not None, settings.n_servers
+        )
         self._visits: Visits | None = None
         self._training: Training | None = None
         self._starting: list[asyncio.Future[None]] = []
@@ -181,7 +183,7 @@ class ClusterFit:
         members = self._membership
         present = await members.wait_for_workers()
         self._starting = [
-            asyncio.ensure_future(self._serving.start()),
+            asyncio.ensure_future(self._serving.actors.start()),
             asyncio.ensure_future(self._register_plugin()),
             asyncio.ensure_future(self._register_guard()),
         ]
@@ -232,8 +234,9 @@ class ClusterFit:
         return self._result
 
     async def _register_guard(self) -> None:
-        actor, shown = f"skdist-server-{self._token}", self._feed.wants_page()
-        self._feed.has_page = await guard.register(self.client, self.name, actor, shown)
+        actors = f"skdist-server-{self._token}", f"skdist-shard-{self._token}"
+        shown = self._feed.wants_page()
+        self._feed.has_page = await guard.register(self.client, self.name, actors, shown)
 
     async def _register_plugin(self) -> None:
         plugin = LearnerPlugin(self.name, self.settings)
@@ -290,7 +293,7 @@ class ClusterFit:
             steps.append(self._serving.abort)
         if self._visits is not None:
             steps.append(self._visits.release)
-        steps += [self._partitions.release, self._validated.release, self._serving.release]
+        steps += [self._partitions.release, self._validated.release, self._serving.actors.release]
         if self._registered:
             steps.append(lambda: guard.unregister(self.client, self.name))
             steps.append(lambda: self.client.unregister_worker_plugin(self.name))

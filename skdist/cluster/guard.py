@@ -14,7 +14,7 @@ logger = logging.getLogger("skdist")
 
 
 class FitGuard(SchedulerPlugin):
-    """Keeps adaptive clusters from closing the worker that holds the server of a fit.
+    """Keeps adaptive clusters from closing the workers that hold the server of a fit, or shards of it.
 
     Dask's ``adapt`` picks workers that are idle or hold little, and an actor weighs nothing. Nothing keeps a
     worker from being closed by name, by its lifetime or by the end of its job.
@@ -23,16 +23,16 @@ class FitGuard(SchedulerPlugin):
     ----------
     name : str
         Of the fit, and of its worker plugin.
-    actor : str
-        What the keys of its server begin with.
+    actors : tuple of str
+        What the keys of its server and of its shards begin with.
     client : str
         Id of the client; when it goes, so does what the fit has registered.
     shown : bool
         Whether the fit is to be seen on the dashboard.
     """
 
-    def __init__(self, name: str, actor: str, client: str, shown: bool) -> None:
-        self.name, self._actor, self._client, self._shown = name, actor, client, shown
+    def __init__(self, name: str, actors: tuple[str, ...], client: str, shown: bool) -> None:
+        self.name, self._actors, self._client, self._shown = name, actors, client, shown
 
     async def start(self, scheduler: Any) -> None:
         """See to it that there is a board for the fit; Dask calls this once, on the scheduler."""
@@ -44,7 +44,7 @@ class FitGuard(SchedulerPlugin):
         return [worker for worker in workers if not any(self._is_server(task) for task in worker.actors)]
 
     def _is_server(self, task: Any) -> bool:
-        return str(task.key).startswith(self._actor)
+        return str(task.key).startswith(self._actors)
 
     def remove_client(self, scheduler: Any, client: str) -> None:
         """Tidy up after a driver that went without a word; keys and actors Dask frees by itself."""
@@ -60,13 +60,13 @@ class FitGuard(SchedulerPlugin):
             scheduler.remove_plugin(self.name)
 
 
-async def register(client: Client, name: str, actor: str, shown: bool) -> bool:
+async def register(client: Client, name: str, actors: tuple[str, ...], shown: bool) -> bool:
     """Guard a fit; parameters as in `FitGuard`. Return whether it is shown.
 
     Where that is not allowed, or the scheduler cannot import skdist, it is worth a line in the log.
     """
     try:
-        await client.register_plugin(FitGuard(name, actor, client.id, shown), name=name)
+        await client.register_plugin(FitGuard(name, actors, client.id, shown), name=name)
         return shown
     except Exception as error:
         logger.info("adapt() may close the worker that holds the server: %s", error)

@@ -15,7 +15,8 @@ from threadpoolctl import ThreadpoolController
 
 from skdist.backup import Backup
 from skdist.cluster.actor import Connection, ServerRef
-from skdist.cluster.exchange import Mailboxes
+from skdist.cluster.shards import ShardedConnection
+from skdist.cluster.sharing import Mailboxes, SharingConnection
 from skdist.cluster.slots import Slots
 from skdist.control.windows import LatencyWindow
 from skdist.fitting import FitSettings, build_learner
@@ -44,8 +45,6 @@ class LearnerPlugin(WorkerPlugin):
 
     Attributes
     ----------
-    mailboxes : Mailboxes
-        Of the learners.
     backups : dict of int to Backup
         Of the server, those that this worker keeps: the latest, and the one before, as the driver may never
         have heard of the latest.
@@ -60,7 +59,7 @@ class LearnerPlugin(WorkerPlugin):
         self.worker = worker
         self.latencies = LatencyWindow(self._settings.window)
         self.slots = Slots()
-        self.mailboxes = Mailboxes()
+        self._mailboxes = Mailboxes()
         self.backups: dict[int, Backup] = {}
         self._incarnation = 0
         self._gone: Future[None] = Future()
@@ -84,7 +83,7 @@ class LearnerPlugin(WorkerPlugin):
         worker.metrics.pop(self.name, None)
         self.slots.lift()
         self._partitions.clear()
-        self.mailboxes.clear()
+        self._mailboxes.clear()
         self.backups.clear()
         with self._lock:
             if self._limits is not None:
@@ -110,11 +109,15 @@ class LearnerPlugin(WorkerPlugin):
         """Return a connection to a server; that to an earlier one ends."""
         self.renew(ref.incarnation)
         with self._lock:
-            if ref.incarnation == self._incarnation:
-                return Connection(ref, self.worker, self._gone)
-        gone: Future[None] = Future()
-        gone.set_result(None)
-        return Connection(ref, self.worker, gone)
+            gone = self._gone
+            if ref.incarnation != self._incarnation:
+                gone = Future()
+                gone.set_result(None)
+        if ref.shards:
+            return ShardedConnection(ref, self.worker, gone)
+        if ref.address == self.worker.address:
+            return Connection(ref, self.worker, gone)
+        return SharingConnection(ref, self.worker, gone, self._mailboxes)
 
     def renew(self, incarnation: int) -> None:
         """Take in which server is the present one: nobody waits for an earlier one any more."""

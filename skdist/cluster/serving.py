@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import statistics
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +17,15 @@ from distributed import Client
 
 from skdist.backup import Backup
 from skdist.cluster import tasks
-from skdist.cluster.actor import ServerActor, ServerRef
-from skdist.cluster.fetch import refuse_cancelled, settle
+from skdist.cluster.actor import ServerRef
+from skdist.cluster.actors import WATCH_SECONDS, Actors
 from skdist.cluster.membership import LOOK_SECONDS, Membership, Present
+from skdist.cluster.shards import collected
 from skdist.exceptions import ServerLostError
 from skdist.journal import Outcome
+from skdist.messages import Snapshot
+from skdist.parameters import Stage
+from skdist.shards import n_shards
 
 logger = logging.getLogger("skdist")
 
@@ -38,14 +41,8 @@ DRIVER_BYTES = 8 << 20
 #: A call from the driver to the server takes at most this long, in seconds.
 ANSWER_SECONDS = 30.0
 
-#: The start of a server takes at most this long, in seconds; then another worker is tried.
-START_SECONDS = 10.0
-
 #: The server, if there still is one, gets this long to hear that the fit is over, in seconds.
 ABORT_SECONDS = 2.0
-
-#: The driver looks this often whether the server it waits for is still there, in seconds.
-WATCH_SECONDS = 0.1
 
 #: So many servers in a row may be lost without a backup in between.
 MOST_LOSSES = 5
@@ -88,11 +85,13 @@ class Serving:
         Unique; part of the keys.
     in_driver : bool
         Whether backups of all sizes come to the driver, because it writes them down.
+    n_servers : int
+        Shards that the parameters are cut into; 1 leaves them in the server.
 
     Attributes
     ----------
-    ref : ServerRef or None
-        The present server.
+    actors : Actors
+        The present ones.
     membership : Membership
         Of the cluster.
     kept : deque of KeptBackup
@@ -100,14 +99,14 @@ class Serving:
     """
 
     def __init__(
-        self, client: Client, membership: Membership, name: str, token: str, in_driver: bool = False
-    ) -> None:
+        self, client: Client, membership: Membership, name: str, token: str, in_driver: bool = False,
+        n_servers: int = 1,
+    ) -> None:  # fmt: skip
         self.client, self.name = client, name
-        self.ref: ServerRef | None = None
+        self.actors = Actors(client, membership, token, n_servers if n_servers > 1 else 0)
         self.kept: deque[KeptBackup] = deque()
-        self.membership, self._token, self._in_driver = membership, token, in_driver
-        self._future: Any = None
-        self._started = 0
+        self.membership, self._in_driver, self._n_servers = membership, in_driver, n_servers
+        self._cutting = asyncio.Lock()  # shards keep one stage at a time
         self._arguments: tuple[Any, ...] = ()
         self._small = True
         self._rounds = 0  # length of the history when the present server began
@@ -118,58 +117,6 @@ class Serving:
         self._due = float("inf")
         self._telling: set[asyncio.Future[Any]] = set()
 
-    async def start(self) -> None:
-        """Start an actor on some worker; `begin` gives it a model.
-
-        Raises
-        ------
-        ServerLostError
-            Where no worker could start it.
-        """
-        bad: set[str] = set()
-        for _ in range(MOST_LOSSES):
-            names = set((await self.membership.wait_for_workers()).threads)
-            try:
-                return await self._start_on(sorted(names - bad or names))
-            except ServerLostError as error:
-                logger.info("%s", error)
-                bad |= await self._starting_on()
-        raise ServerLostError("No worker could start the parameter server. See the logs of the workers.")
-
-    async def _starting_on(self) -> set[str]:
-        """Return where Dask wants to start the actor: a worker that is frozen does not get there."""
-        processing = await self.client.scheduler.processing(workers=None)
-        return {name for name, keys in processing.items() if self._future.key in keys}
-
-    async def _start_on(self, where: Collection[str]) -> None:
-        """Start an actor on one of some workers, within a limit.
-
-        Dask takes the one with the fewest actors, as workers are named: servers of fits at the same time are
-        not to share one.
-        """
-        incarnation, self._started = self._started, self._started + 1
-        key = f"skdist-server-{self._token}-{incarnation}"
-        self.release()
-        self._future = self.client.submit(ServerActor, actor=True, key=key, pure=False, workers=list(where))
-        made = asyncio.ensure_future(settle([self._future]))
-        until = time.monotonic() + START_SECONDS
-        try:
-            while not (await asyncio.wait([made], timeout=WATCH_SECONDS))[0]:
-                # Dask would wait for them for ever.
-                present = await self.membership.look()
-                if not set(where) & set(present.threads):
-                    raise ServerLostError(f"{', '.join(where)} left before the parameter server started.")
-                if present.silent and (silent := await self._starting_on() & present.silent):
-                    raise ServerLostError(f"{', '.join(silent)} fell silent before the server started.")
-                if time.monotonic() > until:
-                    raise ServerLostError(f"The parameter server did not start within {START_SECONDS:g} s.")
-        finally:
-            made.cancel()
-        holders = await self.client.scheduler.who_has(keys=[key])
-        if not holders.get(key):
-            raise ServerLostError("The parameter server could not be started on any worker.")
-        self.ref = ServerRef(holders[key][0], key, incarnation)
-
     async def begin(
         self, model: Any, classes: Any, settings: Any, state: np.ndarray, n_rows: int, n_learners: int,
         clock: float, *, backup: Backup | None = None,
@@ -179,30 +126,67 @@ class Serving:
         self._small = self._in_driver or state.nbytes <= DRIVER_BYTES
         if backup is not None:
             self.kept.append(KeptBackup(backup, "", 0))
-        await self.call("begin", *self._arguments, backup, self.name)
+        await self._give(backup, 0)
         self._due = time.monotonic() + self._interval
+
+    async def _give(self, backup: Backup | None, number: int) -> None:
+        """Give the server what it trains, from a backup or the begin on, and shards their slices of it."""
+        model, state = self._arguments[0], self._arguments[3]
+        self.actors.keep(n_shards(self._n_servers, state))
+        await self.call("begin", *self._arguments, backup, self.name, number)
+        begun = [
+            shard.call_from_driver(self.client, "begin", self.ref, place, model.statistics)
+            for place, shard in enumerate(self.ref.shards)
+        ]
+        await self._limited(asyncio.gather(*begun))
+
+    @property
+    def ref(self) -> ServerRef:
+        """The present server."""
+        assert self.actors.ref is not None
+        return self.actors.ref
 
     @property
     def lost(self) -> bool:
-        """Whether Dask knows that the server is gone."""
-        return self._future is not None and self._future.status not in ("finished", "pending")
+        """Whether Dask knows that the server, or a shard, is gone."""
+        return bool(self.actors.lost)
 
     def check(self, present: Present) -> None:
-        """Raise where the server is gone, or where it is silent and there are other workers."""
-        assert self.ref is not None
-        if self.lost:
-            raise ServerLostError(f"The worker that held the parameter server, {self.ref.address}, left.")
-        if self.ref.address in present.silent:
-            raise ServerLostError(f"The parameter server on {self.ref.address} is not heard of any more.")
+        """See `Actors.check`."""
+        self.actors.check(present)
 
     def is_leaving(self, present: Present) -> bool:
-        """Return whether the server's worker is about to retire, and there is another one."""
-        return self.ref is not None and self.ref.address in present.leaving and bool(present)
+        """Return whether a worker of the server is about to retire, and there is another one."""
+        return bool(present.leaving.intersection(self.actors.hosts)) and bool(present)
 
     async def finish(self, rounds: int) -> Outcome:
         """End the fit; parameters as in `back_up`."""
-        outcome: Outcome = await self.call("finish", rounds - self._rounds)
-        return outcome
+        async with self._cutting:
+            outcome: Outcome = await self.call("finish", rounds - self._rounds)
+            return outcome._replace(state=await self._parameters(outcome))
+
+    async def snapshot(self, epoch: int) -> Snapshot:
+        """Return the parameters now; see `ParameterServer.snapshot`."""
+        async with self._cutting:
+            snapshot: Snapshot = await self.call("snapshot", epoch)
+            return snapshot._replace(state=await self._parameters(snapshot))
+
+    async def _parameters(self, found: Outcome | Snapshot) -> np.ndarray:
+        stage = await self._collected(Stage(found.state, None, 0, found.clock), moving=False)
+        state: np.ndarray = stage.state
+        return state
+
+    async def _collected(self, stage: Stage, moving: bool) -> Stage:
+        """Return a stage with its parameters; arguments as in `skdist.cluster.shards.collected`."""
+
+        def ask(ref: ServerRef, method: str, *args: Any) -> Coroutine[Any, Any, Any]:
+            return ref.call_from_driver(self.client, method, *args)
+
+        try:
+            whole: Stage = await self._limited(collected(stage, self.ref, ask, moving))
+        except LookupError as error:  # by one that was given up, and came late
+            raise ServerLostError(f"The shards keep another stage: {error}") from error
+        return whole
 
     async def call(self, method: str, *args: Any) -> Any:
         """Call the server, with a limit, and as long as it is there.
@@ -212,10 +196,11 @@ class Serving:
         ServerLostError
             Where it is gone or does not answer.
         """
-        assert self.ref is not None
-        if self.lost:  # the scheduler would try to connect for long, and complain
-            raise ServerLostError(f"The worker that held the parameter server, {self.ref.address}, left.")
-        call = asyncio.ensure_future(self.ref.call_from_driver(self.client, method, *args))
+        self.actors.refuse_lost()  # the scheduler would try to connect for long, and complain
+        return await self._limited(self.ref.call_from_driver(self.client, method, *args))
+
+    async def _limited(self, work: Awaitable[Any]) -> Any:
+        call = asyncio.ensure_future(work)
         began = looked = time.monotonic()
         try:
             while not (await asyncio.wait([call], timeout=WATCH_SECONDS))[0]:
@@ -255,15 +240,16 @@ class Serving:
         method : {'back_up', 'hand_over'}
             Whether the server goes on afterwards.
         """
-        assert self.ref is not None
         began = time.monotonic()
         self._due = float("inf")  # one at a time
         self._taken += 1
         asked = visits, newest, rounds - self._rounds
         holder = "" if self._small else self._holder(present)
-        backup = await self._back_up_to(holder, method, *asked) if holder else None
-        if backup is None:
-            backup, holder = await self.call(method, *asked), ""
+        async with self._cutting:
+            backup = await self._back_up_to(holder, method, *asked) if holder else None
+            if backup is None:
+                backup, holder = await self.call(method, *asked), ""
+                backup = backup._replace(stage=await self._collected(backup.stage, moving=True))
         now = time.monotonic()
         self._costs.append(now - began)
         self._due = now + max(self._interval, statistics.fmean(self._costs) / BACKUP_SHARE)
@@ -275,9 +261,12 @@ class Serving:
         return kept
 
     def _holder(self, present: Present) -> str:
-        """Return a worker that keeps the next backup: not where the server is, nor the last one."""
-        assert self.ref is not None
+        """Return a worker that keeps the next backup: not where the server or, if possible, a shard is.
+
+        Nor where the last one is.
+        """
         others = [name for name in present.threads if name != self.ref.address]
+        others.sort(key=self.actors.hosts.count)
         last = self.kept[-1].holder if self.kept else ""
         return next((name for name in others if name != last), others[0] if others else "")
 
@@ -293,13 +282,13 @@ class Serving:
         reply = replies.get(holder)
         return reply if isinstance(reply, Backup) else None
 
-    async def renew(self, leaving: frozenset[str] = frozenset()) -> KeptBackup | None:
+    async def renew(self, avoid: frozenset[str] = frozenset()) -> KeptBackup | None:
         """Start another server from the latest backup.
 
         Parameters
         ----------
-        leaving : frozenset of str
-            Workers that it shall not go to.
+        avoid : frozenset of str
+            Workers that it shall not go to: those that are about to leave, or silent.
 
         Returns
         -------
@@ -315,19 +304,17 @@ class Serving:
         FitCancelledError
             Where somebody has cancelled the server.
         """
-        assert self.ref is not None
-        if self._future is not None and self._future.status == "cancelled":
-            refuse_cancelled(self._future._state.exception)
+        self.actors.refuse_cancelled()
         self._losses += 1
         if self._losses > MOST_LOSSES:
             raise ServerLostError(
                 f"{self._losses} parameter servers were lost one after the other, the last one on "
                 f"{self.ref.address}. See the logs of the workers; too little memory is the usual cause."
             )
-        bad = {self.ref.address, *leaving}
+        bad = {*(self.actors.lost or avoid.intersection(self.actors.hosts) or [self.ref.address]), *avoid}
         while True:
             present = await self.membership.wait_for_workers(frozenset(bad))
-            where = (set(present.threads) - bad) or set(present.threads)
+            where = others = (set(present.threads) - bad) or set(present.threads)
             had_backup = bool(self.kept)
             while self.kept and self.kept[-1].holder and self.kept[-1].holder not in present.threads:
                 self.kept.pop()
@@ -339,17 +326,17 @@ class Serving:
             if kept is not None and kept.holder:
                 where = {kept.holder}
             # First, as visits that wait for the lost one may hold the threads that an actor needs to start.
-            self._tell(list(present.threads), self._started)
+            self._tell(list(present.threads), self.actors.started)
             try:
-                await self._start_on(sorted(where))
+                await self.actors.start_on(sorted(where), sorted(others))
                 backup, number = (None, 0) if kept is None else (kept.backup, kept.number)
-                await self.call("begin", *self._arguments, backup, self.name, number)
+                await self._give(backup, number)
                 break
             except (LookupError, ServerLostError) as error:
                 if isinstance(error, LookupError):
                     self.kept.pop()
                 logger.info("No parameter server on %s: %s.", sorted(where), error)
-                bad |= await self._starting_on() or where
+                bad |= await self.actors.starting_on() or where
                 self._losses += 1
                 if self._losses > MOST_LOSSES:
                     raise ServerLostError("No worker could take over the parameter server.") from error
@@ -371,16 +358,9 @@ class Serving:
 
     async def abort(self) -> None:
         """Let visits under way end with their round."""
-        if self.ref is None or self.lost:
+        if self.actors.ref is None or self.lost:
             return
         try:
             await asyncio.wait_for(self.ref.call_from_driver(self.client, "abort"), ABORT_SECONDS)
         except Exception:
             logger.debug("The server could not be told to stop.", exc_info=True)
-
-    def release(self) -> None:
-        """Give the actor up."""
-        if self._future is not None:
-            with contextlib.suppress(Exception):
-                self._future.release()
-            self._future = None

@@ -12,7 +12,8 @@ from distributed import get_worker
 
 from skdist.backup import Backup
 from skdist.cluster.actor import Connection, ServerRef
-from skdist.cluster.exchange import Exchange, TaskThread, join
+from skdist.cluster.exchange import Exchange, TaskThread
+from skdist.cluster.shards import asker_on, collected
 from skdist.exceptions import ServerLostError, UnlikeSampleError
 from skdist.intake import Intake
 from skdist.learner import Learner, run_visit
@@ -117,6 +118,8 @@ async def keep_backup(
 ) -> Backup:  # fmt: skip
     """Fetch a backup to this worker and keep it there; return all of it but the parameters."""
     backup: Backup = await ref.call_from_worker(dask_worker, method, visits, newest, rounds)
+    assert backup.stage is not None
+    backup = backup._replace(stage=await collected(backup.stage, ref, asker_on(dask_worker), moving=True))
     dask_worker.plugins[plugin_name].keep(number, backup)
     return backup._replace(stage=None)
 
@@ -182,8 +185,7 @@ def _visit(
     attempt = f"{learner.name}@{started}"
     offset, last_epoch, number, lost = 0, order.epoch, 1, False
     try:
-        message = Join(order, attempt, learner.name, learner.worker, plugin.link())
-        answer = join(server, message, plugin.mailboxes.known(learner.name, server))
+        answer = server.join(Join(order, attempt, learner.name, learner.worker, plugin.link()))
         last_epoch = answer.last_epoch
         offset = answer.offset
         try:
@@ -236,7 +238,6 @@ def _run(
             blocks[segment.partition] = model.accept(partition, classes)
         except UnlikeSampleError as error:
             raise type(error)(f"Partition {segment.partition}: {error}") from error
-    mailbox = plugin.mailboxes.make(learner.name, server, answer.state.nbytes)
     loop = run_visit(order, blocks, model, learner, attempt, answer)
     exchange: Exchange | None = None
     reply: Answer | None = None
@@ -248,7 +249,7 @@ def _run(
             return end.value, last_epoch
         reply = None
         if isinstance(request, Update):
-            exchange = Exchange(server, request, learner.name, mailbox)
+            exchange = Exchange(server, request)
             if exchange.done():  # the server is here
                 reply, learner.seconds_exchange = exchange.result(thread)
         elif exchange is not None and (request.must_wait or exchange.done()):

@@ -191,7 +191,7 @@ class Training:
         """Go on with another server, from the latest backup."""
         logger.info("%s Training goes on with another one.", error)
         await self._end_backup()
-        kept = await self._serving.renew(self.present.leaving)
+        kept = await self._serving.renew(self.present.leaving | self.present.silent)
         await self._visits.rewind(kept, self._last_epoch)
         self.present = await self._membership.look()
         with contextlib.suppress(ServerLostError):  # if it is lost again, that is noticed anyway
@@ -213,7 +213,7 @@ class Training:
 
     async def _look_at(self, epoch: int) -> bool:
         """Show the model at the end of an epoch; return whether training shall end."""
-        snapshot: Snapshot = await self._insist(lambda: self._serving.call("snapshot", epoch))
+        snapshot: Snapshot = await self._insist(lambda: self._serving.snapshot(epoch))
         async with self._looking:  # one after the other
             sums = None
             if self._observers.validation is not None:
@@ -222,7 +222,6 @@ class Training:
             return await asyncio.to_thread(self._observers.show, snapshot, sums)
 
     async def _score(self, snapshot: Snapshot) -> Any:
-        assert self._serving.ref is not None
         score = partial(self._validated.score, self._serving.ref, self._plugin_name, snapshot)
         return await self._membership.while_there_are_workers(score)
 

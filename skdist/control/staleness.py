@@ -11,6 +11,11 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skdist.control.schedules import Schedule
+
+#: The mean factor of the updates' rates is one of so many updates of each learner.
+LEVEL_UPDATES = 8
+
 
 class StalenessWindow(BaseEstimator):
     """Scale a learner's rate by the staleness that its updates are likely to meet.
@@ -145,6 +150,55 @@ class StalenessWindow(BaseEstimator):
         if self.reference == "mean":
             return mean
         return float(self.reference)
+
+
+class RateGuard:
+    """The server's side of a `StalenessWindow`: bounds rate scales by the staleness that updates really met.
+
+    Parameters
+    ----------
+    adapter : StalenessWindow or None
+        The settings; None lets every scale pass.
+    schedule : Schedule
+        For the decay of the step size.
+
+    Attributes
+    ----------
+    level : float
+        Mean scale of the updates of all learners, but for what the decay of the steps makes of it.
+    """
+
+    def __init__(self, adapter: StalenessWindow | None, schedule: Schedule) -> None:
+        self.level = 1.0
+        self._adapter, self._schedule = adapter, schedule
+
+    def scale(
+        self, asked: float, context: float, staleness: float, reference: float, clock: float, learners: int
+    ) -> float:
+        """Return the rate scale that an update is applied with.
+
+        Parameters
+        ----------
+        asked, context : float
+            The scale that its learner has adapted its rate with, and the context that this came from.
+        staleness : float
+            That it met, in versions.
+        reference : float
+            ``R``, in versions.
+        clock : float
+            Sequential steps made.
+        learners : int
+            Who send updates.
+        """
+        if self._adapter is None:
+            return asked
+        worst = max(context, staleness) if self._adapter.guard else context
+        plain = self._adapter.rate_scale(worst, reference)
+        self.level += (plain - self.level) / (LEVEL_UPDATES * learners)
+        if not self._adapter.guard or not staleness:
+            return asked
+        decay = max(self._schedule.decay(clock), 1.0)
+        return min(asked, self._adapter.rate_scale(staleness, reference, decay, self.level))
 
 
 def predicted_context(round_seconds: float, peers: float, collect: int = 1, gathered: bool = False) -> float:

@@ -81,6 +81,7 @@ class DistributedBase(CallbackSupport, SettingsMixin):
         "aggregator": [StrOptions({"auto", "uniform"}), InverseVolatility, None],
         "collect": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "server_momentum": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left")],
+        "n_servers": [Interval(Integral, 1, None, closed="left")],
         "client": "no_validation",
     }
 
@@ -149,7 +150,7 @@ class DistributedBase(CallbackSupport, SettingsMixin):
     _free: ClassVar[tuple[str, ...]] = (
         "max_iter", "tol", "n_iter_no_change", "verbose", "n_jobs", "warm_start", "mode", "max_staleness",
         "round_size", "rate_adapter", "batch_sizer", "planner", "aggregator", "collect", "server_momentum",
-        "client",
+        "n_servers", "client",
     )  # fmt: skip
 
     def _checkpoint(self, path: Any, resume: Any, validation: Rows) -> Checkpoint | None:
@@ -221,6 +222,7 @@ class DistributedBase(CallbackSupport, SettingsMixin):
             planner=self._setting("planner"),
             hold_out=HoldOut(self.validation_fraction, seed) if holds_out else None,
             codec=codec_of(getattr(self, "compression", None)),
+            n_servers=self.n_servers,
         )
         plan = self._plan(past, seed, going_on, classes)
         reset = past is None or not going_on

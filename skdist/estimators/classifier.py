@@ -140,6 +140,10 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         Nesterov momentum of the server, in [0, 1), at most ``1 - 1/n`` for n learners. The mean of n learners
         moves n times less per row than one learner; momentum gives that back. ``'auto'`` is 0.86 in async
         mode with ``collect='auto'`` and 0 elsewhere.
+    n_servers : int, default=1
+        Servers that hold the parameters on a cluster. For models of millions of coefficients: each holds a
+        slice, on a worker of its own where there are enough, and exchanges go to all of them at once. There
+        are no more than coefficients. Without effect in this process and on a simulated cluster.
     client : distributed.Client or None, default=None
         Trains there. None takes the active client for Dask collections and for in-memory data above
         64 MB; without one, Dask collections train on a temporary in-process cluster and in-memory data in
@@ -232,6 +236,7 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         aggregator: str | InverseVolatility | None = "auto",
         collect: str | int = "auto",
         server_momentum: str | float = "auto",
+        n_servers: int = 1,
         client: Client | None = None,
     ) -> None:
         self.loss = loss
@@ -266,6 +271,7 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         self.aggregator = aggregator
         self.collect = collect
         self.server_momentum = server_momentum
+        self.n_servers = n_servers
         self.client = client
 
     @_fit_context(prefer_skip_nested_validation=True)

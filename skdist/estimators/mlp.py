@@ -78,7 +78,7 @@ class DistributedMLPClassifier(ClassifierMethods, DistributedMLPBase):
     device : str, default='auto'
         Of torch; ``'auto'`` is a GPU where a worker has one.
     n_jobs, mode, max_staleness, round_size, rate_adapter, batch_sizer, planner, aggregator, collect, \
-            server_momentum, client
+            server_momentum, n_servers, client
         As in `DistributedSGDClassifier`.
     compression : {'float16', 'bfloat16', 'topk'}, TopK or None, default=None
         Of the updates that learners send, as in `DistributedTorchClassifier`.
@@ -138,7 +138,7 @@ class DistributedMLPRegressor(RegressorMethods, DistributedMLPBase):
             max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, \
             early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, max_fun, \
             device, n_jobs, mode, max_staleness, round_size, rate_adapter, batch_sizer, planner, \
-            aggregator, collect, server_momentum, compression, client
+            aggregator, collect, server_momentum, compression, n_servers, client
         As in `DistributedMLPClassifier`; scores are R^2.
     class_weight : None
         There are no classes.
@@ -206,6 +206,7 @@ class DistributedMLPRegressor(RegressorMethods, DistributedMLPBase):
         collect: str | int = "auto",
         server_momentum: str | float = 0.0,
         compression: str | Codec | None = None,
+        n_servers: int = 1,
         client: Client | None = None,
     ) -> None:
         super().__init__(
@@ -245,6 +246,7 @@ class DistributedMLPRegressor(RegressorMethods, DistributedMLPBase):
             collect=collect,
             server_momentum=server_momentum,
             compression=compression,
+            n_servers=n_servers,
             client=client,
         )
         self.loss = loss

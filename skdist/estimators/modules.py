@@ -98,6 +98,7 @@ class DistributedTorchBase(PrefixedMixin, TorchBase):
         collect: str | int = "auto",
         server_momentum: str | float = 0.0,
         compression: str | Codec | None = None,
+        n_servers: int = 1,
         client: Client | None = None,
         **prefixed: Any,
     ) -> None:
@@ -133,6 +134,7 @@ class DistributedTorchBase(PrefixedMixin, TorchBase):
         self.collect = collect
         self.server_momentum = server_momentum
         self.compression = compression
+        self.n_servers = n_servers
         self.client = client
         self._take(prefixed)
 

@@ -110,6 +110,7 @@ class DistributedMLPBase(TorchBase):
         collect: str | int = "auto",
         server_momentum: str | float = 0.0,
         compression: str | Codec | None = None,
+        n_servers: int = 1,
         client: Client | None = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -148,6 +149,7 @@ class DistributedMLPBase(TorchBase):
         self.collect = collect
         self.server_momentum = server_momentum
         self.compression = compression
+        self.n_servers = n_servers
         self.client = client
 
     @property

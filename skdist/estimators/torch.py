@@ -58,7 +58,8 @@ class DistributedTorchClassifier(ClassifierMethods, DistributedTorchBase):
     warm_start : bool, default=False
         Whether `fit` starts from the present parameters.
     shuffle, verbose, n_jobs, random_state, early_stopping, validation_fraction, n_iter_no_change, mode, \
-            max_staleness, round_size, rate_adapter, batch_sizer, planner, aggregator, collect, client
+            max_staleness, round_size, rate_adapter, batch_sizer, planner, aggregator, collect, n_servers, \
+            client
         As in `DistributedSGDClassifier`. ``random_state`` seeds initial parameters and dropout too.
     server_momentum : 'auto' or float, default=0.0
         Nesterov momentum of the server, the outer optimizer of DiLoCo (arXiv:2311.08105); 0 is plain
@@ -107,7 +108,8 @@ class DistributedTorchRegressor(RegressorMethods, DistributedTorchBase):
     module, optimizer, learning_rate, power_t, clip_norm, max_iter, tol, batch_size, transform, input_dtype, \
             device, autocast, warm_start, shuffle, verbose, n_jobs, random_state, early_stopping, \
             validation_fraction, n_iter_no_change, mode, max_staleness, round_size, rate_adapter, \
-            batch_sizer, planner, aggregator, collect, server_momentum, compression, client, **prefixed
+            batch_sizer, planner, aggregator, collect, server_momentum, compression, n_servers, client, \
+            **prefixed
         As in `DistributedTorchClassifier`; scores are R^2.
     criterion : type, nn.Module, callable or None, default=None
         As there; None is ``nn.MSELoss``.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -30,6 +31,8 @@ def trio(binary):
         LocalCluster(n_workers=3, threads_per_worker=1, dashboard_address=":0") as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
+        # A process that imports sends no heartbeat: for long on a busy machine.
+        client.run(importlib.import_module, "skdist.cluster.plugin")
         dX = client.persist(da.from_array(X, chunks=(1_000, -1)))
         dy = client.persist(da.from_array(y, chunks=1_000))
         with client.as_current():

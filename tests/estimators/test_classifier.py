@@ -430,6 +430,7 @@ def test_settings_can_be_searched_in_a_pipeline():
         {"class_weight": "heavy"},
         {"collect": 0},
         {"collect": "all"},
+        {"n_servers": 0},
         {"eta0": 0.0},
         {"rate_adapter": "window"},
     ],

@@ -126,3 +126,16 @@ def test_coefficients_that_were_changed_in_place_count():
     clf.intercept_[:] = 50.0
     clf.partial_fit(X[:10], y[:10])
     assert clf.intercept_[0] > 20
+
+
+def test_servers_have_no_effect_in_this_process_nor_on_a_simulated_cluster():
+    X, y = problem()
+    one, four = (
+        DistributedSGDClassifier("log_loss", random_state=0, max_iter=3, tol=None, n_servers=n)
+        for n in (1, 4)
+    )
+    np.testing.assert_array_equal(one.fit(X, y).coef_, four.fit(X, y).coef_)
+    for clf in (one, four):
+        with SimulatedCluster(3):
+            clf.fit(X, y)
+    np.testing.assert_array_equal(one.coef_, four.coef_)

@@ -85,6 +85,36 @@ def test_rounds_that_do_not_depend_on_who_is_fast_repeat_to_the_bit(client, bloc
         assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize(
+    "params", [{}, {"compression": "float16"}, {"compression": TopK(share=0.3)}], ids=str
+)
+@pytest.mark.parametrize("server_momentum", [0.0, 0.5])
+def test_modules_with_buffers_are_the_same_to_the_bit_however_many_servers(
+    client, images, params, server_momentum  # noqa: F811
+):  # fmt: skip
+    X, y = images
+    blocks = da.from_array(X, chunks=(50, -1, -1, -1)).persist(), da.from_array(y, chunks=50).persist()
+    wait(blocks)
+    fits = [
+        net(
+            Images, transform=scaled, mode="sync", round_size=64, batch_sizer=None, client=client, max_iter=4,
+            server_momentum=server_momentum, n_servers=n_servers, **params,
+        ).fit(*blocks)
+        for n_servers in (1, 2, 4)
+    ]  # fmt: skip
+    expected, *others = [clf.module_.state_dict() for clf in fits]
+    assert not torch.equal(expected["norm.running_mean"], torch.zeros(4))
+    for found in others:
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("compression", [None, "bfloat16", TopK(share=0.1)], ids=str)
+def test_perceptrons_learn_with_several_servers(client, blocks, rows, compression):  # noqa: F811
+    clf = perceptron(max_iter=20, compression=compression, client=client, n_servers=3).fit(*blocks)
+    assert clf.score(*rows) > 0.9
+    assert [epoch.rows for epoch in clf.history_.epochs] == [800] * 20
+
+
 def test_every_row_counts_once_per_pass_beside_a_slow_worker(client, blocks):  # noqa: F811
     slow = next(iter(client.scheduler_info()["workers"]))
     slow_down(client, slow, 5)
