@@ -96,6 +96,9 @@ class Serving:
         Of the cluster.
     kept : deque of KeptBackup
         Oldest first: the latest one in the driver, or the latest two on two workers.
+    relied : bool
+        Whether training can go on from one of them, whichever worker leaves: what came before is not needed
+        any more. A single one on a worker may leave with it, and then training begins anew.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Serving:
         self.client, self.name = client, name
         self.actors = Actors(client, membership, token, n_servers if n_servers > 1 else 0)
         self.kept: deque[KeptBackup] = deque()
+        self.relied = False
         self.membership, self._in_driver, self._n_servers = membership, in_driver, n_servers
         self._cutting = asyncio.Lock()  # shards keep one stage at a time
         self._arguments: tuple[Any, ...] = ()
@@ -126,6 +130,7 @@ class Serving:
         self._small = self._in_driver or state.nbytes <= DRIVER_BYTES
         if backup is not None:
             self.kept.append(KeptBackup(backup, "", 0))
+            self.relied = True
         await self._give(backup, 0)
         self._due = time.monotonic() + self._interval
 
@@ -257,6 +262,7 @@ class Serving:
         self.kept.append(kept)
         while len(self.kept) > (2 if holder else 1):
             self.kept.popleft()
+        self.relied = self.relied or not holder or len(self.kept) > 1
         self._losses = 0
         return kept
 
@@ -315,10 +321,9 @@ class Serving:
         while True:
             present = await self.membership.wait_for_workers(frozenset(bad))
             where = others = (set(present.threads) - bad) or set(present.threads)
-            had_backup = bool(self.kept)
             while self.kept and self.kept[-1].holder and self.kept[-1].holder not in present.threads:
                 self.kept.pop()
-            if had_backup and not self.kept:
+            if self.relied and not self.kept:
                 raise ServerLostError(
                     "The parameter server and the workers that kept its backups left the cluster together."
                 )

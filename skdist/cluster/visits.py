@@ -234,7 +234,8 @@ class Visits:
     def settle(self, kept: KeptBackup) -> None:
         """Take in what a new backup holds."""
         self._history.rounds.extend(kept.backup.rounds)
-        self._ledger.settle(self._serving.kept[0].backup.offsets)
+        if self._serving.relied:
+            self._ledger.settle(self._serving.kept[0].backup.offsets)
 
     def reached(self, kept: KeptBackup) -> Reached:
         """Return how far the fit is with the latest backup."""
