@@ -70,6 +70,7 @@ class Attempts:
         self._waiting: dict[str, Attempt] = {}  # by learner
         self._epochs: dict[str, int] = {}  # in which each learner was last at work
         self._retired: set[int] = set()
+        self._settled, self._unsettled = -1, frozenset[int]()
 
     def __iter__(self) -> Iterator[Attempt]:
         return iter(self._newest.values())
@@ -126,7 +127,15 @@ class Attempts:
 
     def retired(self, visit: int) -> bool:
         """Return whether a visit is not to be executed again."""
-        return visit in self._retired
+        return visit in self._retired or (visit <= self._settled and visit not in self._unsettled)
+
+    def settle(self, visits: Collection[int], newest: int) -> None:
+        """Forget all visits up to number ``newest`` but some: who ordered them knows how they ended."""
+        self._settled, self._unsettled = newest, frozenset(visits)
+        self._retired = {number for number in self._retired if number > newest or number in visits}
+        for number in [number for number, attempt in self._newest.items() if not attempt.name]:
+            if number <= newest and number not in self._unsettled:
+                del self._newest[number]
 
     def hold(self, attempt: Attempt) -> None:
         """Take in that a learner waits for an answer."""

@@ -60,7 +60,7 @@ class Reached:
     def of(cls, backup: Backup, dispatcher: Dispatcher, todo: ToDo) -> Reached:
         """Return how far a fit is with a backup: an epoch of which that lacks rows is not through."""
         complete = min([dispatcher.complete, *(epoch for epoch, _ in todo)])
-        return cls(backup, dispatcher.opened, complete, todo)
+        return cls(backup, dispatcher.epochs.opened, complete, todo)
 
     @property
     def restarted(self) -> Reached:

@@ -224,4 +224,5 @@ def visit_inline(
         seconds_waited=learner.seconds_waited,
         rounds=learner.rounds,
         seconds_compute=learner.seconds_compute,
+        seconds_span=learner.seconds_span,
     )

@@ -82,6 +82,8 @@ class Learner:
         Rounds trained in the present visit.
     seconds_compute : float
         Time spent training them.
+    seconds_span : float
+        From the start of the first one to the end of the last one.
     trainer : Trainer or None
         Makes its steps; the model gives it one for its first visit.
     server : int
@@ -104,6 +106,7 @@ class Learner:
     seconds_waited: float = 0.0
     rounds: int = 0
     seconds_compute: float = 0.0
+    seconds_span: float = 0.0
     trainer: Trainer | None = None
     server: int = 0
 
@@ -116,7 +119,7 @@ class Learner:
             self.server = server
             if self.feedback is not None:
                 self.feedback.forget()  # updates that were taken in may come again
-        self.seconds_waited, self.rounds, self.seconds_compute = 0.0, 0, 0.0
+        self.seconds_waited, self.rounds, self.seconds_compute, self.seconds_span = 0.0, 0, 0.0, 0.0
 
     def trained(self, rows: int, seconds: float) -> None:
         """Take in how long a slice took."""
@@ -278,6 +281,7 @@ def run_visit(
     sent: np.ndarray | None = None  # posted and not answered yet
     ahead = 0  # steps made since
     posted = began
+    entered = math.inf
     t = answer.clock
     look = answer.offset + answer.until_check
 
@@ -321,6 +325,8 @@ def run_visit(
             part, made = rows.train(state, piece, t, noise, answer.rate)
             spent = learner.clock() - before
             learner.trained(piece, spent)
+            entered = min(entered, before)
+            learner.seconds_span = before + spent - entered
             loss, steps, seconds = loss + part, steps + made, seconds + spent
             t, ahead = t + made, ahead + made
             if sent is not None:

@@ -302,6 +302,8 @@ class VisitReport(NamedTuple):
         Rounds trained.
     seconds_compute : float
         Time spent training them.
+    seconds_span : float
+        From the start of the first one to the end of the last one.
     server_lost : bool
         Whether it ended because the server did not answer any more: ``offset`` is then what the learner knows
         of.
@@ -318,4 +320,5 @@ class VisitReport(NamedTuple):
     seconds_free: float = 0.0
     rounds: int = 0
     seconds_compute: float = 0.0
+    seconds_span: float = 0.0
     server_lost: bool = False

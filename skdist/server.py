@@ -170,7 +170,8 @@ class ParameterServer:
         """
         with self._lock:
             now = self._now()
-            member = self._roster.enlist(join.learner, join.worker, join.link, now)
+            authors = [item.learner for item in self._pending]
+            member = self._roster.enlist(join.learner, join.worker, join.link, now, authors)
             number, epoch = join.visit.number, join.visit.epoch
             attempt = self._attempts.enlist(join.visit, join.learner)
             if epoch > self._last_epoch or self._attempts.retired(number):
@@ -328,6 +329,7 @@ class ParameterServer:
             for item in self._pending:
                 number, start = item.update.visit, item.update.start
                 offsets[number] = min(offsets.get(number, start), start)
+            self._attempts.settle(visits, newest)
             return Backup(
                 stage=self._parameters.stage(self._attempts, self._pending),
                 monitor=copy.copy(self._monitor),

@@ -2,6 +2,7 @@ import numpy as np
 
 from skdist.control.roster import SILENT_SECONDS
 from skdist.control.stopping import ConvergenceMonitor
+from skdist.messages import Join, Segment, Visit
 from skdist.server import ParameterServer
 from tests.fakes import CONSTANT_RATE, Clock, FakeLearner
 
@@ -71,3 +72,24 @@ def test_a_learner_is_silent_that_should_have_been_heard_of_long_ago():
     server.leave(fast.visit, fast.attempt)
     assert server.progress().silent == (slow.visit,)
     assert new.push(rows=8).accepted
+
+
+def test_visits_that_are_settled_are_forgotten_and_refused():
+    server = make()
+    done = FakeLearner(server, "a", visit=1)
+    done.push(rows=8)
+    server.leave(1, done.attempt)
+    under_way = FakeLearner(server, "b", visit=2)
+    under_way.push(rows=8)
+    server.retire(3)
+    server.back_up({2}, 3, 0)
+    assert [attempt.visit.number for attempt in server._attempts] == [2]
+    for settled in (1, 3):
+        assert not server.join(join_of(settled)).accepted
+    under_way.push(rows=8)
+    assert server.join(join_of(2)).offset == 16
+    assert server.join(join_of(4)).accepted
+
+
+def join_of(visit):
+    return Join(Visit(visit, 0, (Segment(0, 0, 100),)), f"again {visit}", "c", "w")

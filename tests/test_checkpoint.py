@@ -224,7 +224,7 @@ def test_a_write_that_fails_leaves_the_last_checkpoint_and_is_an_error(binary, p
 
 
 def test_an_epoch_whose_rows_came_after_the_backup_is_not_through():
-    dispatcher = SimpleNamespace(opened=6, complete=5)
+    dispatcher = SimpleNamespace(epochs=SimpleNamespace(opened=6), complete=5)
     reached = Reached.of(
         Backup(None, None, {}, [], 5, 9, False, 0.0, {}), dispatcher, [(4, Segment(0, 10, 20))]
     )

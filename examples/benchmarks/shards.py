@@ -32,6 +32,7 @@ from distributed.comm.tcp import TCP
 from distributed.comm.utils import to_frames
 
 from skdist import DistributedSGDClassifier
+from skdist.cluster import mailbox
 
 SERVERS = (1, 2, 4)
 
@@ -73,7 +74,8 @@ def on_cluster(client: Client, args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def limit_link(bytes_per_second: float) -> None:
-    """Make what this process sends take its turn, at so many bytes a second."""
+    """Make what this process sends take its turn, at so many bytes a second, and share no memory."""
+    mailbox.FOLDER = "/nowhere"
     plain, turn = TCP.write, asyncio.Lock()
 
     async def write(self: Any, msg: Any, serializers: Any = None, on_error: str = "message") -> Any:

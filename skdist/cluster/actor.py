@@ -15,6 +15,7 @@ from distributed import Client, get_worker
 from distributed.protocol import to_serialize
 
 from skdist.backup import Backup
+from skdist.cluster.mailbox import Mailbox
 from skdist.exceptions import ServerLostError
 from skdist.fitting import FitSettings, build_server
 from skdist.journal import Outcome
@@ -50,6 +51,7 @@ class ServerActor:
         self._taken: set[int] = set()
         self._model: Any = None
         self._classes: Any = None
+        self._mailboxes: dict[str, Mailbox] = {}  # by learner
 
     def begin(
         self, model: Any, classes: Any, settings: FitSettings, state: np.ndarray, n_rows: int,
@@ -97,24 +99,49 @@ class ServerActor:
         """Return the model and the classes; each worker asks once."""
         return self._model, self._classes
 
-    def join(self, join: Join) -> Answer:
-        """See `ParameterServer.join`."""
-        return self._served().join(join)
+    def attach(self, learner: str, path: str, nbytes: int) -> bool:
+        """Share memory with a learner; return whether that is possible."""
+        for name in [name for name, known in self._mailboxes.items() if known.abandoned]:
+            del self._mailboxes[name]
+        mailbox = Mailbox.attach(path, nbytes)
+        if mailbox is not None:
+            self._mailboxes[learner] = mailbox
+        return mailbox is not None
+
+    def join(self, join: Join, mailed: bool = False) -> Answer:
+        """See `ParameterServer.join`; ``mailed`` says that the learner knows of its mailbox."""
+        answer = self._served().join(join)
+        mailbox = self._mailboxes.get(join.learner) if mailed else None
+        return answer if mailbox is None else mailbox.answers.enclose(answer)
 
     def push(self, update: Update) -> Answer | Future[Answer]:
         """See `ParameterServer.push`; for learners on this worker."""
         return self._served().push(update)
 
-    async def exchange(self, update: Update) -> Answer | None:
+    async def exchange(self, update: Update, learner: str = "") -> Answer | None:
         """Push an update and return the answer when the gate lets it go.
 
         Runs on the worker's event loop, which must not be held up by arithmetic.
+
+        Parameters
+        ----------
+        update : Update
+            As for `push`; its state may be in a mailbox.
+        learner : str
+            Who sends it, where the answer's state may come through its mailbox.
 
         Returns
         -------
         Answer or None
             None after `HOLD_SECONDS`: the learner asks again with the same update.
         """
+        mailbox = self._mailboxes.get(learner)
+        if mailbox is None:
+            return await self._exchanged(update)
+        answer = await self._exchanged(mailbox.updates.open(update))
+        return None if answer is None else await asyncio.to_thread(mailbox.answers.enclose, answer)
+
+    async def _exchanged(self, update: Update) -> Answer | None:
         server = self._served()
         small = server.nbytes < LOOP_BYTES
         if small:
@@ -259,14 +286,19 @@ class Connection:
         """Which server of the fit it is."""
         return self._ref.incarnation
 
-    def join(self, join: Join) -> Answer:
-        """Join a visit; raises as `call`."""
-        answer: Answer = self.call("join", join)
+    @property
+    def is_sharded(self) -> bool:
+        """Whether others hold the parameters."""
+        return bool(self._ref.shards)
+
+    def join(self, join: Join, mailed: bool) -> Answer:
+        """See `ServerActor.join`; raises as `call`."""
+        answer: Answer = self.call("join", join, mailed)
         return answer
 
-    def exchange(self, update: Update) -> Future[Answer | None]:
-        """Start to push an update; the result is that of `ServerActor.exchange`."""
-        return self.post("exchange", update)
+    def exchange(self, update: Update, learner: str) -> Future[Answer | None]:
+        """Start to push an update; parameters and result as in `ServerActor.exchange`."""
+        return self.post("exchange", update, learner)
 
     def post(self, method: str, *args: Any) -> Future[Any]:
         """Start a call from a task's thread and return its future."""

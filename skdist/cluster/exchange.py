@@ -2,16 +2,69 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from concurrent.futures import Future, wait
 
 from distributed import secede
 
 from skdist.cluster.actor import Connection
-from skdist.messages import Answer, Update
+from skdist.cluster.mailbox import Mailbox
+from skdist.messages import Answer, Join, Update
+
+logger = logging.getLogger("skdist")
+
+#: Smaller states are sent: what a message takes does not depend on their size.
+LEAST_BYTES = 1 << 20
 
 #: A visit that has waited this long for others gives its thread to the worker's other tasks, in seconds.
 SECEDE_SECONDS = 0.1
+
+
+class Mailboxes:
+    """The mailboxes of the learners on a worker, one for each learner and server.
+
+    There is none where the server is on another machine or its parameters are in shards, or where the system
+    does not let processes share memory.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, Mailbox | None]] = {}
+
+    def known(self, learner: str, server: Connection) -> Mailbox | None:
+        """Return the mailbox of a learner and a server, if they have one already."""
+        incarnation, mailbox = self._known.get(learner, (server.incarnation, None))
+        return mailbox if incarnation == server.incarnation else None
+
+    def make(self, learner: str, server: Connection, nbytes: int) -> Mailbox | None:
+        """Return the mailbox of a learner and a server for states of a size; tried once."""
+        if server.is_local or server.is_sharded or nbytes < LEAST_BYTES:
+            return None
+        if self._known.get(learner, (-1, None))[0] != server.incarnation:
+            self._known[learner] = server.incarnation, self._made(learner, server, nbytes)
+        return self._known[learner][1]
+
+    def _made(self, learner: str, server: Connection, nbytes: int) -> Mailbox | None:
+        try:
+            path, mailbox = Mailbox.create(nbytes)
+        except OSError as error:
+            logger.info("States are sent, as no memory can be shared: %s.", error)
+            return None
+        try:
+            return mailbox if server.call("attach", learner, path, nbytes) else None
+        finally:
+            os.unlink(path)
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._known.clear()
+
+
+def join(server: Connection, message: Join, mailbox: Mailbox | None) -> Answer:
+    """Join a visit; the answer may come through a mailbox."""
+    answer = server.join(message, mailbox is not None)
+    return answer if mailbox is None else mailbox.answers.open(answer)
 
 
 class Exchange:
@@ -23,10 +76,17 @@ class Exchange:
         The server.
     update : Update
         What to send.
+    learner : str
+        Who sends it.
+    mailbox : Mailbox or None
+        Of the learner and the server.
     """
 
-    def __init__(self, server: Connection, update: Update) -> None:
-        self._server, self._update = server, update
+    def __init__(
+        self, server: Connection, update: Update, learner: str = "", mailbox: Mailbox | None = None
+    ) -> None:
+        self._server, self._learner, self._mailbox = server, learner, mailbox
+        self._update = update if mailbox is None else mailbox.updates.enclose(update)
         self._here = server.is_local
         self._posted = time.perf_counter()
         self._answered: float | None = None
@@ -42,7 +102,7 @@ class Exchange:
                 return future
             future = reply
         else:
-            future = self._server.exchange(self._update)
+            future = self._server.exchange(self._update, self._learner if self._mailbox else "")
         future.add_done_callback(self._stop)
         return future
 
@@ -69,6 +129,8 @@ class Exchange:
             answer = self._local() if self._here else self._server.wait(self._future)
             if answer is None:
                 self._future = self._send()  # the same again, which changes nothing
+        if self._mailbox is not None:
+            answer = self._mailbox.answers.open(answer)
         # Who waits may be woken before the callback has run.
         answered = self._answered if self._answered is not None else time.perf_counter()
         return answer, max(answered - self._posted - answer.seconds_held, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,22 +20,36 @@ LOST = "lost dependencies"
 LOSSES = frozenset({"scheduler-restart", "scheduler-connection-lost", LOST, "already forgotten"})
 
 
+#: A result that the scheduler cannot get hold of is asked for again after so many seconds, and for so long.
+AGAIN_SECONDS, MISSING_SECONDS = 0.1, 30.0
+
+
 async def fetch(client: Client, futures: Sequence[Any]) -> list[Any]:
     """Return the results of some futures.
 
-    All gathers of a client share one request. Who is cancelled while it waits in `Client.gather`, or awaits a
-    future, cancels that request for everybody, and the client keeps the cancelled request for later gathers
-    too. So the gather is shielded: when we are cancelled it ends by itself.
+    All gathers of a client share one request. One worker that is frozen would hold up the results of all
+    others, and who is cancelled while it waits would cancel that request for everybody. This asks on its own.
 
     Raises
     ------
     Exception
         What a task raised.
+    FutureCancelledError
+        Where somebody has cancelled one, or a result is lost and not made again.
     """
-    gather = asyncio.ensure_future(client.gather(list(futures)))
-    gather.add_done_callback(_seen)
-    results: list[Any] = await asyncio.shield(gather)
-    return results
+    keys = [future.key for future in futures]
+    until = time.monotonic() + MISSING_SECONDS
+    while True:
+        await settle(futures)
+        for state in [future._state for future in futures]:
+            if state.status != "finished" and state.exception is not None:
+                raise state.exception.with_traceback(state.traceback)
+        reply = await client.scheduler.gather(keys=keys)
+        if reply["status"] == "OK":
+            return [reply["data"][key] for key in keys]
+        if time.monotonic() > until:
+            raise FutureCancelledError(reply["keys"][0], LOST)
+        await asyncio.sleep(AGAIN_SECONDS)  # Dask may not know yet that they are lost
 
 
 async def settle(futures: Sequence[Any]) -> None:
@@ -58,9 +73,3 @@ def refuse_cancelled(error: BaseException | None) -> None:
             f"{error.key!r} was cancelled during the fit, or rows that it needs. Fit again. "
             "Persist the collection again first, if it was the rows."
         ) from error
-
-
-def _seen(task: asyncio.Future[Any]) -> None:
-    """Look at the error of a gather that nobody waits for any more, so that asyncio does not complain."""
-    if not task.cancelled():
-        task.exception()

@@ -15,6 +15,7 @@ from threadpoolctl import ThreadpoolController
 
 from skdist.backup import Backup
 from skdist.cluster.actor import Connection, ServerRef
+from skdist.cluster.exchange import Mailboxes
 from skdist.cluster.shards import ShardedConnection
 from skdist.cluster.slots import Slots
 from skdist.control.windows import LatencyWindow
@@ -44,6 +45,8 @@ class LearnerPlugin(WorkerPlugin):
 
     Attributes
     ----------
+    mailboxes : Mailboxes
+        Of the learners.
     backups : dict of int to Backup
         Of the server, those that this worker keeps: the latest, and the one before, as the driver may never
         have heard of the latest.
@@ -58,6 +61,7 @@ class LearnerPlugin(WorkerPlugin):
         self.worker = worker
         self.latencies = LatencyWindow(self._settings.window)
         self.slots = Slots()
+        self.mailboxes = Mailboxes()
         self.backups: dict[int, Backup] = {}
         self._incarnation = 0
         self._gone: Future[None] = Future()
@@ -81,6 +85,7 @@ class LearnerPlugin(WorkerPlugin):
         worker.metrics.pop(self.name, None)
         self.slots.lift()
         self._partitions.clear()
+        self.mailboxes.clear()
         self.backups.clear()
         with self._lock:
             if self._limits is not None:

@@ -83,13 +83,13 @@ class ShardedConnection(Connection):
         """Whether an exchange is a function call: never, as shards are elsewhere."""
         return False
 
-    def join(self, join: Join) -> Answer:
-        """See `Connection.join`."""
+    def join(self, join: Join, mailed: bool = False) -> Answer:
+        """See `Connection.join`; nothing is mailed."""
         answer: Answer = self.wait(self._start(self._joined(join)))
         return answer
 
-    def exchange(self, update: Update) -> Future[Answer | None]:
-        """See `Connection.exchange`."""
+    def exchange(self, update: Update, learner: str = "") -> Future[Answer | None]:
+        """See `Connection.exchange`; nothing is mailed."""
         return self._start(self._exchanged(update))
 
     async def _joined(self, join: Join) -> Answer:

@@ -12,7 +12,7 @@ from distributed import get_worker
 
 from skdist.backup import Backup
 from skdist.cluster.actor import Connection, ServerRef
-from skdist.cluster.exchange import Exchange, TaskThread
+from skdist.cluster.exchange import Exchange, TaskThread, join
 from skdist.cluster.shards import asker_on, collected
 from skdist.exceptions import ServerLostError, UnlikeSampleError
 from skdist.intake import Intake
@@ -185,7 +185,8 @@ def _visit(
     attempt = f"{learner.name}@{started}"
     offset, last_epoch, number, lost = 0, order.epoch, 1, False
     try:
-        answer = server.join(Join(order, attempt, learner.name, learner.worker, plugin.link()))
+        message = Join(order, attempt, learner.name, learner.worker, plugin.link())
+        answer = join(server, message, plugin.mailboxes.known(learner.name, server))
         last_epoch = answer.last_epoch
         offset = answer.offset
         try:
@@ -204,7 +205,7 @@ def _visit(
     finally:
         # Before the next visit takes it over.
         seconds_waited, rounds = learner.seconds_waited, learner.rounds
-        seconds_compute = learner.seconds_compute
+        seconds_compute, seconds_span = learner.seconds_compute, learner.seconds_span
         plugin.return_learner(learner)
     return VisitReport(
         visit=order,
@@ -217,6 +218,7 @@ def _visit(
         seconds_waited=seconds_waited,
         rounds=rounds,
         seconds_compute=seconds_compute,
+        seconds_span=seconds_span,
         server_lost=lost,
     )
 
@@ -237,6 +239,7 @@ def _run(
             blocks[segment.partition] = model.accept(partition, classes)
         except UnlikeSampleError as error:
             raise type(error)(f"Partition {segment.partition}: {error}") from error
+    mailbox = plugin.mailboxes.make(learner.name, server, answer.state.nbytes)
     loop = run_visit(order, blocks, model, learner, attempt, answer)
     exchange: Exchange | None = None
     reply: Answer | None = None
@@ -248,7 +251,7 @@ def _run(
             return end.value, last_epoch
         reply = None
         if isinstance(request, Update):
-            exchange = Exchange(server, request)
+            exchange = Exchange(server, request, learner.name, mailbox)
             if exchange.done():  # the server is here
                 reply, learner.seconds_exchange = exchange.result(thread)
         elif exchange is not None and (request.must_wait or exchange.done()):

@@ -6,14 +6,13 @@ Events go in (`Dispatcher.add_worker`, `finished`, `lost`, ...), orders come out
 from __future__ import annotations
 
 import math
-import random
 import statistics
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from skdist.control.epochs import Epoch, Epochs, Queue
 from skdist.control.pressure import PressurePlanner, WorkerPlan, WorkerPressure
-from skdist.control.shares import equal_shares, share_homes
+from skdist.control.shares import share_with
 from skdist.control.windows import smoothed
 from skdist.messages import Segment, Visit, VisitReport
 
@@ -24,6 +23,11 @@ VISIT_SECONDS = 0.5
 #: A visit gets at most so much time, and so many times what it would take on a usual worker.
 MOST_SECONDS = 2.0
 BUDGET_MARGIN = 1.5
+
+#: A visit lasts so many times as long as it takes to begin and to end it, which grows with the model, but not
+#: for that reason longer than so many seconds.
+LEAST_OVER_OVERHEAD = 10.0
+MOST_FOR_OVERHEAD = 10.0
 
 #: A worker that takes so many times as long as a usual one for a row is helped before others go on.
 SLOW = 2.0
@@ -42,36 +46,10 @@ class _Worker:
     queue: int
     flying: set[int] = field(default_factory=set)
     seconds_per_row: float = 0.0
+    overhead: float = 0.0  # seconds of a visit before its first round and after its last one
     pressure: WorkerPressure | None = None
     idle: bool = False  # there was no work to fill its slots and its queue
     after_idle: set[int] = field(default_factory=set)  # visits in flight that were ordered then
-
-
-@dataclass
-class _Queue:
-    """Stretches that wait for a visit; ``home`` is the worker where they sit."""
-
-    home: str
-    segments: deque[Segment] = field(default_factory=deque)
-    rows: int = 0
-
-    def put_back(self, segment: Segment) -> None:
-        self.segments.appendleft(segment)
-        self.rows += segment.rows
-
-    def take(self) -> Segment:
-        segment = self.segments.popleft()
-        self.rows -= segment.rows
-        return segment
-
-
-@dataclass
-class _Epoch:
-    queues: list[_Queue]
-    homes: dict[str, list[_Queue]]
-    waiting: int
-    flying: int = 0
-    helped: int = 0
 
 
 class Dispatcher:
@@ -113,6 +91,15 @@ class Dispatcher:
         that must not depend on who is fast.
     span : int
         Epochs of a visit, at most; more than one only where there is one worker with one slot.
+
+    Attributes
+    ----------
+    rows, homes, last_epoch
+        As given; homes change.
+    in_flight : dict of int to (Visit, str)
+        By number, the visits that were ordered, with their workers.
+    epochs : Epochs
+        Under way.
     """
 
     def __init__(
@@ -137,7 +124,7 @@ class Dispatcher:
         self.homes = dict(homes)
         self.last_epoch = max_iter - 1
         self.in_flight: dict[int, tuple[Visit, str]] = {}
-        self._seed, self._shuffle = seed, shuffle
+        self.epochs = Epochs(self.rows, self.homes, step if fixed else 0, seed, shuffle)
         self._guess = seconds_per_row
         self._least_seconds, self._step, self._queue, self._lead = least_seconds, step, queue, lead
         self._planner = planner
@@ -146,13 +133,10 @@ class Dispatcher:
         self._span = span
         self._workers: dict[str, _Worker] = {}
         self._roomy: dict[str, None] = {}  # those that may have room for a visit
-        self._sources: dict[int, _Queue] = {}  # of the visits in flight
+        self._sources: dict[int, Queue] = {}  # of the visits in flight
         self._helping: set[int] = set()
-        self._epochs: dict[int, _Epoch] = {}
-        self._open = 0
         self._ordered = False
         self._usual, self._speed, self._until_look = seconds_per_row, 0.0, 0
-        self._fresh: set[int] = set()  # epochs that were opened just now
         self._number = 0
 
     def add_worker(self, name: str, slots: int) -> None:
@@ -164,28 +148,8 @@ class Dispatcher:
             self._roomy[name] = None
             self._until_look = 0
             if self._ordered and not self._fixed:
-                self._share_with(name)
-
-    def _share_with(self, name: str) -> None:
-        """Make a worker that came late the home of as many rows as others have, from the next epoch on.
-
-        Else there would be work for it only where others are slow, as they take all that is theirs at once.
-        """
-        held: dict[str, list[int]] = {worker: [] for worker in self._workers}
-        orphans: list[int] = []
-        for number, home in self.homes.items():
-            if self.rows[number]:
-                held.get(home, orphans).append(number)
-        goal = sum([self.rows[number] for number in self.homes]) / len(self._workers)
-        own = sum([self.rows[number] for number in held.pop(name)])
-        while held and own < goal:
-            rows = {worker: sum([self.rows[n] for n in numbers]) for worker, numbers in held.items()}
-            donor = max(rows, key=rows.__getitem__)
-            if not orphans and rows[donor] <= goal:
-                break
-            number = (orphans or held[donor]).pop()
-            self.homes[number] = name
-            own += self.rows[number]
+                # Else there would be work for it only where others are slow: they take all that is theirs.
+                share_with(name, list(self._workers), self.homes, self.rows)
 
     def remove_worker(self, name: str) -> None:
         """Give a worker no more work; what it runs must be reported as `lost` or `finished`."""
@@ -206,12 +170,12 @@ class Dispatcher:
     @property
     def done(self) -> bool:
         """Whether all epochs are through."""
-        return not self.in_flight and self._oldest() > self.last_epoch
+        return not self.in_flight and self.epochs.oldest() > self.last_epoch
 
     @property
     def complete(self) -> int:
         """How many epochs are through: all their visits have ended."""
-        return min(self._oldest(), self.last_epoch + 1)
+        return min(self.epochs.oldest(), self.last_epoch + 1)
 
     def end_after(self, epoch: int) -> None:
         """Begin no epoch after this one."""
@@ -231,6 +195,8 @@ class Dispatcher:
             # Not the time in which it waited for others, or the slowest would look no slower than they do.
             busy = report.seconds - report.seconds_waited
             worker.seconds_per_row = smoothed(worker.seconds_per_row, busy / report.offset)
+            if report.seconds_span:
+                worker.overhead = smoothed(worker.overhead, max(busy - report.seconds_span, 0.0))
         if worker is None or worker.pressure is None:
             return None
         plan = worker.pressure.observe(report, supplied=visit.number not in worker.after_idle)
@@ -248,7 +214,7 @@ class Dispatcher:
 
         Their epoch may have been complete; it is not any more.
         """
-        self._wait([(visit.epoch + segment.ahead, segment) for segment in visit.between(start, stop)])
+        self.epochs.wait([(visit.epoch + segment.ahead, segment) for segment in visit.between(start, stop)])
 
     def go_on(self, opened: int, todo: Sequence[tuple[int, Segment]]) -> None:
         """Begin where another dispatcher of the same partitions stopped.
@@ -260,39 +226,8 @@ class Dispatcher:
         todo : sequence of (int, Segment)
             What is left of them: an epoch and rows.
         """
-        self._open = opened
-        self._wait(todo)
-
-    def waiting(self) -> list[tuple[int, Segment]]:
-        """Return the epochs and rows that wait for a visit, of the epochs that were opened."""
-        return [
-            (number, segment)
-            for number, epoch in sorted(self._epochs.items())
-            for queue in epoch.queues
-            for segment in queue.segments
-        ]
-
-    @property
-    def opened(self) -> int:
-        """How many epochs were begun."""
-        return self._open
-
-    def _wait(self, todo: Sequence[tuple[int, Segment]]) -> None:
-        """Let rows of epochs that were opened wait, in front of all others."""
-        queues: dict[tuple[int, str], _Queue] = {}
-        for number, segment in reversed(todo):
-            epoch = self._epochs.setdefault(number, _Epoch([], {}, 0))
-            home = self.homes.get(segment.partition, "")
-            queue = queues.get((number, home))
-            if queue is None:
-                theirs = epoch.homes.setdefault(home, [])
-                # Fixed shares stay in queues of their own.
-                if self._fixed or not theirs:
-                    theirs.append(_Queue(home))
-                    epoch.queues.append(theirs[-1])
-                queue = queues[number, home] = theirs[-1]
-            queue.put_back(Segment(segment.partition, segment.start, segment.stop))
-            epoch.waiting += segment.rows
+        self.epochs.opened = opened
+        self.epochs.wait(todo)
 
     def orders(self) -> list[tuple[str, Visit]]:
         """Return the visits to start now, each with the worker that should run it."""
@@ -331,8 +266,7 @@ class Dispatcher:
 
     def _in_company(self, given: list[tuple[str, Visit]]) -> list[tuple[str, Visit]]:
         """Tell the first visits of an epoch how many they are."""
-        fresh, self._fresh = self._fresh, set()
-        for number in fresh:
+        for number in self.epochs.fresh():
             company = sum(visit.epoch == number for _, visit in given)
             for place, (name, visit) in enumerate(given):
                 if visit.epoch == number and visit.company != company:
@@ -348,58 +282,23 @@ class Dispatcher:
             worker.flying.discard(number)
             self._roomy[name] = None
         for segment in visit.segments:
-            self._epochs[visit.epoch + segment.ahead].flying -= segment.rows
+            self.epochs[visit.epoch + segment.ahead].flying -= segment.rows
         if number in self._helping:
             self._helping.remove(number)
-            self._epochs[visit.epoch].helped -= visit.rows
+            self.epochs[visit.epoch].helped -= visit.rows
         for segment in reversed(visit.split(offset)[1]):
-            epoch = self._epochs[visit.epoch + segment.ahead]
+            epoch = self.epochs[visit.epoch + segment.ahead]
             queue = epoch.queues[0] if segment.ahead else source
             queue.put_back(Segment(segment.partition, segment.start, segment.stop))
             epoch.waiting += segment.rows
         return visit, worker
 
-    def _oldest(self) -> int:
-        """Return the first epoch that has rows waiting or in flight, or else the next to open."""
-        for number in sorted(self._epochs):
-            epoch = self._epochs[number]
-            if epoch.waiting or epoch.flying:
-                return number
-            del self._epochs[number]
-        return self._open
-
-    def _open_epoch(self) -> None:
-        number = self._open
-        self._open += 1
-        self._fresh.add(number)
-        if self._fixed:
-            slots = {name: worker.slots for name, worker in self._workers.items()}
-            shares = equal_shares(self.rows, max(sum(slots.values()), 1), self._step)
-            places = share_homes(shares, self.homes, slots)
-            queues = [_Queue(places.get(place, "")) for place in range(len(shares))]
-            parts = [(part, queue) for share, queue in zip(shares, queues, strict=True) for part in share]
-        else:
-            segments = [Segment(partition, 0, rows) for partition, rows in enumerate(self.rows) if rows]
-            homes = [self.homes.get(segment.partition, "") for segment in segments]
-            own = {home: _Queue(home) for home in dict.fromkeys(homes)}
-            queues = list(own.values())
-            parts = [(segment, own[home]) for segment, home in zip(segments, homes, strict=True)]
-        if self._shuffle and len(parts) > 1:  # seeding takes as long as a small pass
-            random.Random(f"{self._seed}/{number}").shuffle(parts)
-        for segment, queue in parts:
-            queue.segments.append(segment)
-            queue.rows += segment.rows
-        by_home: dict[str, list[_Queue]] = {}
-        for queue in queues:
-            by_home.setdefault(queue.home, []).append(queue)
-        self._epochs[number] = _Epoch(queues, by_home, sum(queue.rows for queue in queues))
-
     def _next_visit(self, name: str, worker: _Worker) -> Visit | None:
-        oldest = self._oldest()
+        oldest = self.epochs.oldest()
         for number in range(oldest, min(oldest + self._lead, self.last_epoch) + 1):
-            if number == self._open:
+            if number == self.epochs.opened:
                 self._open_epoch()
-            epoch = self._epochs.get(number)
+            epoch = self.epochs.get(number)
             if epoch is None or not epoch.waiting:
                 continue
             theirs = [queue for queue in epoch.homes.get(name, ()) if queue.rows]
@@ -415,13 +314,13 @@ class Dispatcher:
 
     def _help(self, worker: _Worker) -> Visit | None:
         """Return a visit to rows that wait for another worker, of whoever has most left."""
-        oldest = self._oldest()
-        epoch = self._epochs.get(oldest) if oldest <= self.last_epoch else None
+        oldest = self.epochs.oldest()
+        epoch = self.epochs.get(oldest) if oldest <= self.last_epoch else None
         if epoch is None or not epoch.waiting:
             return None
         return self._take_over(oldest, epoch, epoch.queues, worker)
 
-    def _take_over(self, number: int, epoch: _Epoch, queues: Sequence[_Queue], worker: _Worker) -> Visit:
+    def _take_over(self, number: int, epoch: Epoch, queues: Sequence[Queue], worker: _Worker) -> Visit:
         """Make a visit to rows that sit elsewhere: a fair part of what is or was to be helped with."""
         queue = max(queues, key=lambda queue: queue.rows)
         visit = self._take(number, epoch, queue, worker, epoch.waiting + epoch.helped)
@@ -432,17 +331,18 @@ class Dispatcher:
     def _is_slow(self, name: str) -> bool:
         return self._workers[name].seconds_per_row > SLOW * self._usual
 
-    def _take(self, number: int, epoch: _Epoch, queue: _Queue, worker: _Worker, left: int) -> Visit:
+    def _take(self, number: int, epoch: Epoch, queue: Queue, worker: _Worker, left: int) -> Visit:
         """Make a visit of what waits in front of a queue, where ``left`` rows are to be shared by all."""
         if self._fixed:
             segments = [queue.take() for _ in range(len(queue.segments))]
             return self._order(number, epoch, segments, queue, math.inf)
         usual = self._usual
         pace = worker.seconds_per_row or usual
+        least = max(self._least_seconds, min(LEAST_OVER_OVERHEAD * worker.overhead, MOST_FOR_OVERHEAD))
         # Who is slow gets less, so that all are through at the same time.
         share = max(
             min(queue.rows / max(worker.slots - len(worker.flying), 1), left / pace / self._speed),
-            self._least_seconds / pace,
+            least / pace,
         )
         first = queue.take()
         # A partition is cut only where a worker has threads without one, or is slower than the others.
@@ -451,7 +351,7 @@ class Dispatcher:
             cut = first.start + whole
             queue.put_back(Segment(first.partition, cut, first.stop))
             first = Segment(first.partition, first.start, cut)
-        goal = 0.0 if self._streamed else min(share, VISIT_SECONDS / pace)
+        goal = 0.0 if self._streamed else min(share, max(VISIT_SECONDS, least) / pace)
         segments, rows = [first], first.rows
         while queue.segments and rows + queue.segments[0].rows <= goal:
             segments.append(queue.take())
@@ -459,11 +359,11 @@ class Dispatcher:
         budget = math.inf
         # One learner needs no time limit, and without one nothing depends on the clock.
         if len(self._workers) > 1 or worker.slots > 1:
-            budget = min(max(BUDGET_MARGIN * rows * usual, self._least_seconds), MOST_SECONDS)
+            budget = min(max(BUDGET_MARGIN * rows * usual, least), max(MOST_SECONDS, least))
         return self._order(number, epoch, segments, queue, budget)
 
     def _order(
-        self, number: int, epoch: _Epoch, segments: list[Segment], queue: _Queue, budget: float
+        self, number: int, epoch: Epoch, segments: list[Segment], queue: Queue, budget: float
     ) -> Visit:
         self._number += 1
         rows = sum([segment.rows for segment in segments])
@@ -477,17 +377,16 @@ class Dispatcher:
 
     def _later(self, number: int) -> list[Segment]:
         """Take all rows of the epochs that a visit of all rows of epoch ``number`` can go on with."""
-        segments = []
+        segments: list[Segment] = []
         for ahead in range(1, self._span):
-            if self._open != number + ahead or self._open > self.last_epoch:
+            if self.epochs.opened != number + ahead or self.epochs.opened > self.last_epoch:
                 break
             self._open_epoch()
-            epoch = self._epochs[number + ahead]
-            for queue in epoch.queues:
-                waiting = [queue.take() for _ in range(len(queue.segments))]
-                segments += [Segment(part.partition, part.start, part.stop, ahead) for part in waiting]
-            epoch.waiting, epoch.flying = 0, epoch.waiting
+            segments += [replace(part, ahead=ahead) for part in self.epochs[number + ahead].take_all()]
         return segments
+
+    def _open_epoch(self) -> None:
+        self.epochs.open({name: worker.slots for name, worker in self._workers.items()})
 
     def _look(self) -> None:
         """Learn the seconds per row of a usual worker, and the rows per second of all together.

@@ -64,7 +64,7 @@ class Ledger:
             for visit, stop in stretches
             for segment in visit.between(min(offsets.get(visit.number, 0), stop), stop)
         ]
-        return left + dispatcher.waiting()
+        return left + dispatcher.epochs.waiting()
 
     def rewind(self, dispatcher: Dispatcher, offsets: Mapping[int, int]) -> list[Ended]:
         """Give back what a backup does not hold.

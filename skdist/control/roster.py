@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
@@ -19,6 +20,10 @@ PAUSE_SECONDS = 1.0
 #: round should take, is silent.
 SILENT_SECONDS = 5.0
 SILENT_ROUNDS = 10
+
+
+#: A learner that has been away for this long, in seconds, is forgotten when another one comes.
+ABSENT_SECONDS = 60.0
 
 
 @dataclass
@@ -92,6 +97,11 @@ class Latencies:
                 insort(self._sorted, latency)
         self._own[worker] = latencies
         self.version += 1
+
+    def forget(self, worker: str) -> None:
+        """Let a worker have none."""
+        self.update(worker, ())
+        self._own.pop(worker, None)
 
     def median_without(self, worker: str) -> float | None:
         """Return the median of the latencies of all other workers; None where there are none."""
@@ -173,10 +183,14 @@ class Roster:
     def __len__(self) -> int:
         return len(self._members)
 
-    def enlist(self, name: str, worker: str, link: Link, now: float) -> Member:
-        """Return the learner of that name, made if need be, with news of its link."""
+    def enlist(self, name: str, worker: str, link: Link, now: float, needed: Collection[str] = ()) -> Member:
+        """Return the learner of that name, made if need be, with news of its link.
+
+        Those that are ``needed`` are not forgotten for it, however long they have been away.
+        """
         member = self._members.get(name)
         if member is None:
+            self._forget_absent(now, needed)
             window = SlidingWindow(self._adapter.window if self._adapter else 1)
             member = self._members[name] = Member(worker, window)
         member.link, member.seen = link, now
@@ -190,17 +204,30 @@ class Roster:
         member = self._members[name]
         member.link, member.seen = link, now
         self._latencies.update(member.worker, link.latencies)
-        if member.seconds_per_row > 0:
-            self._trained -= 1
-            self._seconds_per_row -= member.seconds_per_row
-            self._rows_per_second -= 1 / member.seconds_per_row
-        if seconds_per_row > 0:
-            self._trained += 1
-            self._seconds_per_row += seconds_per_row
-            self._rows_per_second += 1 / seconds_per_row
-        member.seconds_per_row = seconds_per_row
+        self._set_speed(member, seconds_per_row)
         member.seconds_exchange = smoothed(member.seconds_exchange, seconds_exchange)
         return member
+
+    def _set_speed(self, member: Member, seconds_per_row: float) -> None:
+        for seconds, sign in ((member.seconds_per_row, -1), (seconds_per_row, 1)):
+            if seconds > 0:
+                self._trained += sign
+                self._seconds_per_row += sign * seconds
+                self._rows_per_second += sign / seconds
+        member.seconds_per_row = seconds_per_row
+
+    def _forget_absent(self, now: float, needed: Collection[str]) -> None:
+        """Forget learners that have been away for long: where workers change there are ever more."""
+        for name, member in list(self._members.items()):
+            if member.visits or name in needed or now - member.seen <= ABSENT_SECONDS:
+                continue
+            del self._members[name]
+            self._set_pace(member, 0.0)
+            self._set_speed(member, 0.0)
+            self._staleness -= sum(member.staleness)
+            self._samples -= len(member.staleness)
+            if all(other.worker != member.worker for other in self._members.values()):
+                self._latencies.forget(member.worker)
 
     def met(self, name: str, staleness: float) -> None:
         """Take in the staleness of an update, which counts for the rounds after it."""
@@ -254,8 +281,8 @@ class Roster:
         """
         while self._pauses and self._pauses[0][0] <= now:
             _, other = heappop(self._pauses)
-            member = self._members[other]
-            if not member.visits and member.pace:
+            member = self._members.get(other)
+            if member is not None and not member.visits and member.pace:
                 until = member.seen + self._pause(member)
                 if until <= now:
                     self._set_pace(member, 0.0)

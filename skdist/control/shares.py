@@ -1,4 +1,4 @@
-"""Fixed shares of the rows, for runs that must not depend on who is fast or where a partition sits."""
+"""Shares of the rows: fixed ones, for runs that must not depend on who is fast, and those of late workers."""
 
 from __future__ import annotations
 
@@ -72,3 +72,34 @@ def share_homes(
             placed[number] = left[0]
             free[left[0]] -= 1
     return placed
+
+
+def share_with(name: str, workers: Sequence[str], homes: dict[int, str], rows: Sequence[int]) -> None:
+    """Make a worker the home of as many rows as others have: of those without one, and of who has most.
+
+    Parameters
+    ----------
+    name : str
+        Of the worker.
+    workers : sequence of str
+        Those that there are, this one among them.
+    homes : dict of int to str
+        The worker of each partition; changed.
+    rows : sequence of int
+        Of each partition.
+    """
+    held: dict[str, list[int]] = {worker: [] for worker in workers}
+    orphans: list[int] = []
+    for number, home in homes.items():
+        if rows[number]:
+            held.get(home, orphans).append(number)
+    goal = sum([rows[number] for number in homes]) / len(workers)
+    own = sum([rows[number] for number in held.pop(name)])
+    while held and own < goal:
+        sizes = {worker: sum([rows[n] for n in numbers]) for worker, numbers in held.items()}
+        donor = max(sizes, key=sizes.__getitem__)
+        if not orphans and sizes[donor] <= goal:
+            break
+        number = (orphans or held[donor]).pop()
+        homes[number] = name
+        own += rows[number]

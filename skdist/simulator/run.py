@@ -204,6 +204,7 @@ class Run:
         report = VisitReport(
             order, slot.name, offset, attempt, slot.began, seconds, last_epoch, slot.learner.seconds_waited,
             rounds=slot.learner.rounds, seconds_compute=slot.learner.seconds_compute,
+            seconds_span=slot.learner.seconds_span,
         )  # fmt: skip
         slot.visit = None
         take_in(self.history, self.dispatcher, report, self.cluster.now)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import pytest
 
@@ -40,3 +42,22 @@ def test_errors_of_tasks_are_raised(client):
 
     with pytest.raises(ValueError, match="invalid literal"):
         client.sync(attempt, callback_timeout=10)
+
+
+def test_a_worker_that_is_frozen_holds_up_no_result_of_another_one(client):
+    frozen, other = sorted(client.scheduler_info(n_workers=-1)["workers"])
+    pid = client.run(os.getpid, workers=[frozen])[frozen]
+
+    async def attempt():
+        futures = [client.submit(abs, -1, pure=False, workers=[name]) for name in (frozen, other)]
+        await asyncio.gather(*futures)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            held, free = (asyncio.ensure_future(fetch(client, [future])) for future in futures)
+            await asyncio.wait([held, free], timeout=5, return_when=asyncio.FIRST_COMPLETED)
+            ended = [held.done(), free.done()]
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        return ended, await held, await free
+
+    assert client.sync(attempt, callback_timeout=30) == ([False, True], [1], [1])

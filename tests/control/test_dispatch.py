@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from skdist.control.dispatch import (
     BUDGET_MARGIN,
     EPOCH_LEAD,
+    LEAST_OVER_OVERHEAD,
     MOST_SECONDS,
     Dispatcher,
 )
@@ -232,6 +233,20 @@ def test_reports_refine_the_length_of_visits():
     dispatcher.finished(report(visit, "a", seconds_per_row=1e-3))
     ((_, visit),) = dispatcher.orders()
     assert visit.rows == 200
+
+
+def test_visits_that_take_long_to_begin_and_to_end_are_longer():
+    dispatcher = Dispatcher([50] * 200, {}, max_iter=1, seconds_per_row=1e-3, queue=0)
+    dispatcher.add_worker("a", 1)
+    ((_, visit),) = dispatcher.orders()
+    rows = visit.rows
+    dispatcher.finished(report(visit, "a", seconds_per_row=1e-3)._replace(seconds_span=rows * 1e-3))
+    ((_, visit),) = dispatcher.orders()
+    assert visit.rows == rows
+    around = 0.2
+    dispatcher.finished(report(visit, "a", seconds_per_row=1e-3)._replace(seconds_span=rows * 1e-3 - around))
+    ((_, visit),) = dispatcher.orders()
+    assert rows < visit.rows <= LEAST_OVER_OVERHEAD * around / 1e-3
 
 
 def test_a_large_partition_is_shared_among_slots_at_step_boundaries():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skdist.control.latency import LatencyBatchSizer
-from skdist.control.roster import PAUSE_SECONDS, Latencies, Roster
+from skdist.control.roster import ABSENT_SECONDS, PAUSE_SECONDS, Latencies, Roster
 from skdist.control.staleness import StalenessWindow
 from skdist.messages import Link
 
@@ -238,3 +238,27 @@ def test_rounds_are_no_shorter_than_asked_and_no_longer_than_the_data(standard, 
     exact = math.floor(efficiency / (1 + efficiency) * standard)
     assert size == min(max(exact, standard // 16, steps * batch), max(n_rows, batch))
     assert roster["a"].round_size == size
+
+
+def test_learners_that_have_been_away_for_long_are_forgotten_with_all_that_is_known_of_them():
+    def known(names):
+        roster = make_roster(StalenessWindow(), LatencyBatchSizer(), round_size="auto")
+        for name in names:
+            roster.enlist(name, f"worker of {name}", Link((0.001 * ord(name),)), 0.0)
+            roster.start(name)
+            roster.heard(name, Link((0.001 * ord(name),)), 1e-6 * ord(name), 0.01, 0.0)
+            roster.met(name, float(ord(name)))
+            roster.next_round(name)
+        return roster
+
+    roster = known("abc")
+    roster.end("a")
+    roster.end("b")
+    roster.enlist("d", "worker of d", Link(), ABSENT_SECONDS, needed=())
+    assert len(roster) == 4
+    roster.enlist("e", "worker of e", Link(), ABSENT_SECONDS + 1, needed=("b",))
+    assert [each.name for each in roster.progress()] == ["b", "c", "d", "e"]
+    other = known("bc")
+    assert roster.staleness() == pytest.approx(other.staleness())
+    assert roster.peers("c", 0.0) == pytest.approx(other.peers("c", 0.0))
+    assert roster.next_round("c") == other.next_round("c")

@@ -1,0 +1,192 @@
+"""Memory that a learner and a server on one machine share, so that large arrays need not travel.
+
+Through a socket an array is copied four times on its way. Here the sender writes it down once, and the
+receiver reads it where it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import tempfile
+import threading
+import weakref
+from collections import Counter
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+with contextlib.suppress(ImportError):  # of systems that have no such memory either
+    import fcntl
+
+from skdist.messages import Answer, Update
+
+Message = TypeVar("Message", Update, Answer)
+
+#: Where files are memory.
+FOLDER = "/dev/shm"
+
+#: Places for updates: one is written while the server has not applied the one before.
+UPDATES = 3
+
+#: Places for answers: one is written while the learner reads the one before.
+ANSWERS = 2
+
+
+@dataclass(frozen=True)
+class Letter:
+    """Stands for an array in a message.
+
+    Attributes
+    ----------
+    place : int
+        Where it is.
+    shape : tuple of int
+        Of the array.
+    dtype : dtype
+        Of the array.
+    """
+
+    place: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+class Lane:
+    """Places that one process writes to and another one reads from.
+
+    A byte for each place tells whether it is taken: the writer sets it, and the reader clears it when the
+    last view of the array is gone. So an array is never overwritten while somebody reads it, whatever became
+    of the message that told of it.
+
+    Parameters
+    ----------
+    memory : mmap
+        Of both processes.
+    places : int
+        How many.
+    nbytes : int
+        Size of each.
+    flags, start : int
+        Offsets of the bytes that tell what is taken, and of the first place.
+    """
+
+    def __init__(self, memory: mmap.mmap, places: int, nbytes: int, flags: int, start: int) -> None:
+        self._memory, self._places, self._nbytes = memory, places, nbytes
+        self._flags, self._start = flags, start
+        self._views: Counter[int] = Counter()
+        self._lock = threading.Lock()
+
+    def put(self, values: np.ndarray) -> Letter | None:
+        """Write an array down; None where there is no place for it."""
+        free = (place for place in range(self._places) if not self._memory[self._flags + place])
+        place = next(free, None) if values.nbytes <= self._nbytes else None
+        if place is None:
+            return None
+        self._memory[self._flags + place] = 1
+        self._at(place, values.dtype, values.size)[:] = values.reshape(-1)
+        return Letter(place, values.shape, values.dtype)
+
+    def get(self, letter: Letter) -> np.ndarray:
+        """Return an array that the other side has written down; its place is taken as long as it is used."""
+        values = self._at(letter.place, letter.dtype, int(np.prod(letter.shape)))
+        with self._lock:
+            self._views[letter.place] += 1
+        # Views of views refer to this one.
+        weakref.finalize(values, self._let_go, letter.place).atexit = False
+        return values.reshape(letter.shape)
+
+    def enclose(self, message: Message) -> Message:
+        """Return a message whose state is written down, if there is a place for it."""
+        letter = self.put(message.state) if isinstance(message.state, np.ndarray) else None
+        return message if letter is None else message._replace(state=letter)  # type: ignore[arg-type]
+
+    def open(self, message: Message) -> Message:
+        """Return a message with its state, wherever that was."""
+        if not isinstance(message.state, Letter):
+            return message
+        return message._replace(state=self.get(message.state))
+
+    def _at(self, place: int, dtype: np.dtype, size: int) -> np.ndarray:
+        return np.frombuffer(self._memory, dtype, size, self._start + place * self._nbytes)
+
+    def _let_go(self, place: int) -> None:
+        with self._lock:
+            self._views[place] -= 1
+            if not self._views[place]:
+                self._memory[self._flags + place] = 0
+
+
+class Mailbox:
+    """Lanes for the updates and the answers of a learner and its server.
+
+    The file has no name any more once both have opened it, so that the memory is free when both are gone,
+    however they end. The learner locks it: so the server can tell when the learner is gone.
+
+    Parameters
+    ----------
+    descriptor : int
+        Of the file; closed in the end.
+    nbytes : int
+        Size of the largest array.
+
+    Attributes
+    ----------
+    updates, answers : Lane
+        From the learner and to it.
+    """
+
+    def __init__(self, descriptor: int, nbytes: int) -> None:
+        self._descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor).atexit = False
+        memory = mmap.mmap(descriptor, _size(nbytes))
+        room = _rounded(nbytes)
+        self.updates = Lane(memory, UPDATES, room, 0, mmap.PAGESIZE)
+        self.answers = Lane(memory, ANSWERS, room, UPDATES, mmap.PAGESIZE + UPDATES * room)
+
+    @classmethod
+    def create(cls, nbytes: int) -> tuple[str, Mailbox]:
+        """Return the path of a new file and its mailbox, for the learner.
+
+        Raises
+        ------
+        OSError
+            Where the system has no such files, or no memory for this one.
+        """
+        descriptor, path = tempfile.mkstemp(prefix="skdist-", dir=FOLDER)
+        try:
+            # To write to more than there is would kill the process.
+            os.posix_fallocate(descriptor, 0, _size(nbytes))
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            os.unlink(path)
+            os.close(descriptor)
+            raise
+        return path, cls(descriptor, nbytes)
+
+    @classmethod
+    def attach(cls, path: str, nbytes: int) -> Mailbox | None:
+        """Return the mailbox of a file, for the server; None where there is none: it is elsewhere."""
+        try:
+            return cls(os.open(path, os.O_RDWR), nbytes)
+        except (OSError, ValueError):
+            return None
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the learner's process is gone; for the server."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+
+def _rounded(nbytes: int) -> int:
+    return -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _size(nbytes: int) -> int:
+    return mmap.PAGESIZE + (UPDATES + ANSWERS) * _rounded(nbytes)
