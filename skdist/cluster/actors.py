@@ -108,11 +108,11 @@ class Actors:
             while not (await asyncio.wait([made], timeout=WATCH_SECONDS))[0]:
                 # Dask would wait for them for ever.
                 present = await self._membership.look()
+                if present.silent and (silent := await self.starting_on() & present.silent):
+                    raise ServerLostError(f"{', '.join(silent)} fell silent before the server started.")
                 for place in places:
                     if not set(place) & set(present.threads):
                         raise ServerLostError(f"{', '.join(place)} left before the parameter server started.")
-                if present.silent and (silent := await self.starting_on() & present.silent):
-                    raise ServerLostError(f"{', '.join(silent)} fell silent before the server started.")
                 if time.monotonic() > until:
                     raise ServerLostError(f"The parameter server did not start within {START_SECONDS:g} s.")
         finally:

@@ -267,14 +267,16 @@ class Serving:
         return kept
 
     def _holder(self, present: Present) -> str:
-        """Return a worker that keeps the next backup: not where the server or, if possible, a shard is.
+        """Return a worker that keeps the next backup; '' for the driver.
 
-        Nor where the last one is.
+        Not where the server or a shard is, nor where the last backup is. Where there is a shard on every
+        worker, each of them may take the server and its own backup along: the one before must be elsewhere.
         """
-        others = [name for name in present.threads if name != self.ref.address]
-        others.sort(key=self.actors.hosts.count)
         last = self.kept[-1].holder if self.kept else ""
-        return next((name for name in others if name != last), others[0] if others else "")
+        free = [name for name in present.threads if name not in self.actors.hosts]
+        if free or not self.ref.shards:
+            return next((name for name in free if name != last), free[0] if free else "")
+        return next((name for name in present.threads if self.kept and name != last), "")
 
     async def _back_up_to(self, holder: str, method: str, *asked: Any) -> Backup | None:
         call = self.client.run(

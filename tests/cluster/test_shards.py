@@ -163,8 +163,7 @@ def test_server_and_shards_move_before_a_worker_retires_and_nothing_is_repeated(
     client, dX, dy = trio
     fit = Fit(client, (dX, dy), n_servers=2)
     (coordinator,) = workers_of(client, True)
-    leaving = min(holders(client))
-    assert leaving != coordinator
+    leaving = min(holders(client) - {coordinator} or holders(client))
     before = fit.epoch
 
     async def say_goodbye(address, dask_scheduler):

@@ -1,0 +1,24 @@
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skdist.cluster.actors import _apart
+
+
+@given(n_workers=st.integers(1, 9), n_shards=st.integers(0, 12), holder=st.booleans())
+def test_actors_get_workers_of_their_own_where_there_are_enough(n_workers, n_shards, holder):
+    workers = [f"w{n}" for n in range(n_workers)]
+    where = workers[:1] if holder else workers
+    places = _apart(where, workers, n_shards)
+    assert len(places) == 1 + n_shards
+    assert all(place and set(place) <= set(workers) for place in places)
+    assert set(places[0]) <= set(where)
+    if n_workers > n_shards:
+        assert not any(set(one) & set(other) for one, other in itertools.combinations(places, 2))
+    counts = [sum(worker in place for place in places[1:]) for worker in workers]
+    assert max(counts) <= -(-n_shards // max(n_workers - (n_workers > n_shards), 1))
+
+
+def test_without_shards_the_server_may_be_anywhere():
+    assert _apart(["a", "b"], ["a", "b"], 0) == [["a", "b"]]
