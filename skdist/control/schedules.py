@@ -22,7 +22,7 @@ LEAST_ADAPTIVE = 1e-6
 
 #: Passes of one learner until the steps of `AutoRate` begin to shrink, and steps at least; and how fast they
 #: do: averages need a power between 1/2 and 1 (Polyak and Juditsky, 1992).
-CONSTANT_PASSES, CONSTANT_STEPS, LATE_POWER = 4.0, 1024.0, 0.75
+CONSTANT_PASSES, CONSTANT_STEPS, LATE_POWER = 16.0, 1024.0, 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,7 @@ class AutoRate(BaseEstimator):
         spread: float = 1.0,
         sparse: bool = False,
         steepness: float = 1.0,
+        several: bool = False,
     ) -> float:
         """Return ``eta``.
 
@@ -136,13 +137,15 @@ class AutoRate(BaseEstimator):
             Whether few rows have each feature: the noise of its steps is then twice what all rows suggest.
         steepness : float
             How many times as steep as all rows together the steepest partition is, at least 1.
+        several : bool
+            Whether the problem is one of several for the same rows, whose probabilities are normalised.
         """
         mean, square, most = weights
         stable, quiet = (
             1.5 / (alignment * steepness * mean),
             batch_size / (16 if sparse else 8) * mean / square,
         )
-        bounds = stable / spread, quiet / spread, 1.5 * batch_size / most
+        bounds = stable / spread, quiet / (spread if several else 1.0), 1.5 * batch_size / most
         return self.scale * min(bounds) / (curvature * mean_square_norm)
 
 

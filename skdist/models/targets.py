@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import xlogy
 from sklearn.utils.class_weight import compute_class_weight
 
 from skdist.models.partition import Partition
@@ -75,9 +77,25 @@ class Classes:
         most ``q (1 - q)`` with the frequency ``q`` of the class. Returned is the mean of ``4 q (1 - q)`` over
         the rows, each with its own class, and at least 1/4: rare labels matter most where they are undecided.
         """
-        weights = self.weights * factors if len(factors) else self.weights
-        shares = weights / max(weights.sum(), np.finfo(float).tiny)
+        shares = self._shares(factors)
         return max(float(shares @ (4 * shares * (1 - shares))), 0.25)
+
+    def entropy(self, factors: np.ndarray, joint: bool) -> float:
+        """Return the log-loss of predicting the frequencies, in units of that of a fair coin.
+
+        Of each class against the rest, the mean over the problems; where they have one loss together, that of
+        all of them, and at most 1.
+        """
+        shares = self._shares(factors)
+        own = xlogy(shares, shares)
+        if joint:
+            return min(float(-own.sum()) / math.log(2), 1.0)
+        return float(-(own + xlogy(1 - shares, 1 - shares)).mean()) / math.log(2)
+
+    def _shares(self, factors: np.ndarray) -> np.ndarray:
+        """Return the share of each class in the weights."""
+        weights = self.weights * factors if len(factors) else self.weights
+        return np.asarray(weights / max(weights.sum(), np.finfo(float).tiny))
 
     def times(self, factor: float) -> Classes:
         """Return those of ``factor`` times as many rows like these."""
