@@ -12,6 +12,7 @@ from skdist.control.schedules import (
     CONSTANT_PASSES,
     CONSTANT_STEPS,
     LATE_DECAY,
+    LEAST_PASSES,
     AutoRate,
     Schedule,
     named_schedule,
@@ -133,11 +134,13 @@ def build_model(
     shuffle: bool,
     seed: int,
     parts: Sequence[Moments] = (),
+    n_learners: int = 1,
 ) -> LinearModel:
     """Return the model for rows with these moments and targets.
 
-    ``parts`` are the moments of the partitions to train on, none where they are like all rows. Other
-    parameters as in `DistributedSGDClassifier`; ``loss`` is a key of `LOSSES`.
+    ``parts`` are the moments of the partitions to train on, none where they are like all rows, and
+    ``n_learners`` is how many there are when training starts. Other parameters as in
+    `DistributedSGDClassifier`; ``loss`` is a key of `LOSSES`.
     """
     if moments.weight <= 0:
         raise ValueError("The sum of sample_weight must be positive.")
@@ -189,7 +192,8 @@ def build_model(
             )
             for w in weights
         )
-        until = max(CONSTANT_PASSES * moments.rows / batch, CONSTANT_STEPS)
+        passes = max(CONSTANT_PASSES / n_learners, LEAST_PASSES)
+        until = max(passes * moments.rows / batch, CONSTANT_STEPS)
         schedule = Schedule(LATE_DECAY, step, until, adaptive=True, average_from=0.0)
         # Where rates are automatic, so is the unit of the loss.
         unit = loss_of_none * sum(mean for mean, _, _ in weights) / len(weights)

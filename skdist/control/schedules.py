@@ -20,9 +20,13 @@ PASSIVE_AGGRESSIVE_1, PASSIVE_AGGRESSIVE_2 = 4, 5
 #: 'adaptive' rates are cut until they are no more than this.
 LEAST_ADAPTIVE = 1e-6
 
-#: Passes of one learner until the steps of `AutoRate` begin to shrink, and steps at least; and how fast they
-#: do: averages need a power between 1/2 and 1 (Polyak and Juditsky, 1992).
-CONSTANT_PASSES, CONSTANT_STEPS, LATE_POWER = 16.0, 1024.0, 0.75
+#: Passes of all learners until the steps of `AutoRate` begin to shrink, but as many steps of each as these
+#: passes of one learner have, and steps at least: steps that shrink make the training loss fall a little, so
+#: that fits of small data, checked once per pass, would not stop.
+CONSTANT_PASSES, LEAST_PASSES, CONSTANT_STEPS = 16.0, 4.0, 1024.0
+
+#: How fast they shrink: averages need a power between 1/2 and 1 (Polyak and Juditsky, 1992).
+LATE_POWER = 0.75
 
 
 @dataclass(frozen=True, slots=True)

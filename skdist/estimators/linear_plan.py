@@ -69,7 +69,7 @@ class LinearPlan(Plan):
         """How rows are taken in."""
         return Tables(self.regression)
 
-    def _model(self, summaries: Sequence[Summary]) -> tuple[LinearModel, np.ndarray, float]:
+    def _model(self, summaries: Sequence[Summary], n_learners: int) -> tuple[LinearModel, np.ndarray, float]:
         e, past = self.estimator, self.past
         training: Training | None = past.training if past is not None and self.going_on else None
         parts = [summary.moments for summary in summaries if summary.moments is not None]
@@ -105,6 +105,7 @@ class LinearPlan(Plan):
             shuffle=e.shuffle,
             seed=self.seed,
             parts=parts,
+            n_learners=n_learners,
         )
         return self.model, *self._start(self.model, training)
 
