@@ -92,6 +92,23 @@ class Classes:
             return min(float(-own.sum()) / math.log(2), 1.0)
         return float(-(own + xlogy(1 - shares, 1 - shares)).mean()) / math.log(2)
 
+    def log_odds(self, factors: np.ndarray, joint: bool) -> np.ndarray:
+        """Return the intercepts that predict the frequencies, of shape (n_problems,).
+
+        Of two classes that of the second one; of several that of each against the rest, which weighs the rows
+        of its own class, or where they have one loss together, of each. A class without rows counts as half a
+        row.
+        """
+        own = self.weights * factors if len(factors) else self.weights
+        least = 0.5 * self.weights.sum() / max(self.rows.sum(), 1)
+        if joint:
+            rest = np.full(len(own), own.sum())
+        elif len(own) == 2:
+            own, rest = own[1:], own[:1]
+        else:
+            rest = self.weights.sum() - self.weights
+        return np.asarray(np.log(np.maximum(own, least) / np.maximum(rest, least)))
+
     def _shares(self, factors: np.ndarray) -> np.ndarray:
         """Return the share of each class in the weights."""
         weights = self.weights * factors if len(factors) else self.weights
