@@ -75,7 +75,7 @@ class AutoRate(BaseEstimator):
     Features are centred and scaled inside the step by their first and second moments, and the step size
     is the inverse of the curvature that the mean squared row norm then bounds::
 
-        eta = scale / (L n) * min(1.5 / (a p v mean(w)), b/8 mean(w) / (v mean(w^2)), 1.5 b / max(w))
+        eta = scale / (L n) * min(1.5 / (a p v mean(w)), b/8 mean(w) / (u mean(w^2)), 1.5 b / max(w))
         n = mean_i (1 + sum_j scale_j (x_ij - center_j)^2)
 
     with the curvature ``L`` of the loss (1/4 for log_loss), sample weights ``w``, ``b`` rows in a step, the
@@ -83,10 +83,11 @@ class AutoRate(BaseEstimator):
     many times as steep as all rows together the steepest partition is (more than 1 where rows are sorted),
     and ``v``, the share of the curvature that the labels leave (``skdist.models.targets``): 1 for balanced
     ones. The first bound keeps steps stable, the second their noise low (``b/16`` for sparse rows), the third
-    holds for the heaviest row alone. The model is the running average of the iterates, so no horizon has to
-    be known:
-    the step is constant for four passes and 1,024 steps, by when most fits are done, and then shrinks as
-    ``t^(-3/4)``, so that long ones come to the minimum.
+    holds for the heaviest row alone. Noise lowers the probability of a rare class, so that ``u`` is 1, and
+    ``v`` only where there are several classes, whose probabilities are normalised. The model is the running
+    average of the iterates, so no horizon has to be known: the step is constant for sixteen passes, less with
+    several learners, by when most fits are done, and then shrinks as ``t^(-3/4)``, so that long ones come to
+    the minimum.
 
     Parameters
     ----------

@@ -71,14 +71,15 @@ class Classes:
         ]
 
     def spread(self, factors: np.ndarray) -> float:
-        """Return which share of the largest curvature of the log-loss the labels leave, in [1/4, 1].
+        """Return which share of the largest curvature of the log-loss the labels leave, in (0, 1].
 
         The curvature is ``p (1 - p)``, at most 1/4. If the probabilities are right on average, its mean is at
         most ``q (1 - q)`` with the frequency ``q`` of the class. Returned is the mean of ``4 q (1 - q)`` over
-        the rows, each with its own class, and at least 1/4: rare labels matter most where they are undecided.
+        the rows, each with its own class, and at least 1/4, since rare labels matter most where they are
+        undecided; of several classes, each of which may be rare, at least 1/16.
         """
         shares = self._shares(factors)
-        return max(float(shares @ (4 * shares * (1 - shares))), 0.25)
+        return max(float(shares @ (4 * shares * (1 - shares))), 1 / 4 if len(shares) == 2 else 1 / 16)
 
     def entropy(self, factors: np.ndarray, joint: bool) -> float:
         """Return the log-loss of predicting the frequencies, in units of that of a fair coin.
