@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -66,14 +66,16 @@ class Attempts:
 
     def __init__(self) -> None:
         self._newest: dict[int, Attempt] = {}
-        self._under_way: dict[str, Attempt] = {}  # by name
+        self._under_way: dict[int, Attempt] = {}  # by visit
         self._waiting: dict[str, Attempt] = {}  # by learner
         self._epochs: dict[str, int] = {}  # in which each learner was last at work
         self._retired: set[int] = set()
         self._settled, self._unsettled = -1, frozenset[int]()
 
-    def __iter__(self) -> Iterator[Attempt]:
-        return iter(self._newest.values())
+    @property
+    def under_way(self) -> list[Attempt]:
+        """Those that somebody executes."""
+        return list(self._under_way.values())
 
     def get(self, visit: int) -> Attempt | None:
         """Return the newest execution of a visit; None where nobody ever joined it."""
@@ -97,7 +99,7 @@ class Attempts:
     def begin(self, attempt: Attempt, name: str, learner: str) -> None:
         """Take in that a learner executes a visit from where it is."""
         attempt.name, attempt.learner, attempt.last = name, learner, (-1, -1)
-        self._under_way[name] = attempt
+        self._under_way[attempt.visit.number] = attempt
         attempt.started, attempt.staleness = attempt.started + 1, math.nan
         self.reached(learner, attempt.visit.epoch)
 
@@ -110,14 +112,14 @@ class Attempts:
         # The end of an earlier visit may come when its learner is in the next one already.
         if self._waiting.get(attempt.learner) is attempt:
             del self._waiting[attempt.learner]
-        self._under_way.pop(attempt.name, None)
+        self._under_way.pop(attempt.visit.number, None)
         attempt.name, attempt.answer = "", None
 
-    def answered(self) -> dict[str, int]:
-        """Return the version of the last answer of each execution that is under way, by its name."""
+    def answered(self) -> dict[tuple[int, str], int]:
+        """Return the version of the last answer of each that is under way, by number and name."""
         return {
-            name: attempt.answer.version
-            for name, attempt in self._under_way.items()
+            (number, attempt.name): attempt.answer.version
+            for number, attempt in self._under_way.items()
             if attempt.answer is not None
         }
 

@@ -114,11 +114,9 @@ class ParameterServer:
         clock: float = 0.0,
         time_source: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._parameters: Parameters | RecipeLog = (
-            RecipeLog(state, clock, aggregator, momentum)
-            if sharded
-            else Parameters(state, clock, aggregator, momentum, statistics)
-        )
+        self._parameters: Parameters | RecipeLog = Parameters(state, clock, aggregator, momentum, statistics)
+        if sharded:
+            self._parameters = RecipeLog(state, clock, aggregator, momentum)
         self._journal = Journal()
         self._guard = RateGuard(adapter, schedule)
         self._gate = gate if gate is not None else Gate()
@@ -381,9 +379,8 @@ class ParameterServer:
         """Refuse all updates from now on."""
         with self._lock:
             self._last_epoch = -1
-            for attempt in self._attempts:
-                if attempt.name:
-                    self._end(attempt)
+            for attempt in self._attempts.under_way:
+                self._end(attempt)
 
     def seconds(self) -> float:
         """Return the seconds since the server was made, the time of the history."""
@@ -396,7 +393,7 @@ class ParameterServer:
         """
         with self._lock:
             now = self._now()
-            at_work = [attempt for attempt in self._attempts if attempt.name]
+            at_work = self._attempts.under_way
             silent = (
                 attempt.visit.number
                 for attempt in at_work

@@ -66,8 +66,8 @@ class Mark(NamedTuple):
         Likewise.
     log : tuple of Entry
         The recipes that shards may not have applied yet, up to this version.
-    answered : mapping of str to int
-        By execution of a visit that is under way: the version of its last answer.
+    answered : mapping of tuple to int
+        By execution of a visit that is under way, its number and its name: the version of its last answer.
     waiting : mapping of Source to int
         The updates that were taken in and are not applied, and the versions that they began at.
     cut : tuple of int
@@ -78,7 +78,7 @@ class Mark(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     log: tuple[Entry, ...]
-    answered: Mapping[str, int]
+    answered: Mapping[tuple[int, str], int]
     waiting: Mapping[Source, int]
     cut: tuple[int, int]
 
@@ -86,7 +86,7 @@ class Mark(NamedTuple):
 class Answered(Protocol):
     """Knows the executions of visits; see `skdist.attempts.Attempts`."""
 
-    def answered(self) -> Mapping[str, int]:
+    def answered(self) -> Mapping[tuple[int, str], int]:
         """Return the version of the last answer of each that is under way."""
         ...
 
@@ -250,7 +250,7 @@ class Shard:
         for version in [old for old in self._states if old < mark.version and old not in needed]:
             del self._states[version]
         for source, (base, _) in list(self._ends.items()):
-            over = source.attempt not in mark.answered and source not in mark.waiting
+            over = source[:2] not in mark.answered and source not in mark.waiting
             if over and base < mark.version:
                 self._ends.pop(source, None)
 
