@@ -156,7 +156,7 @@ def build_model(
     width = len(moments.mean)
     kind = LOSSES[loss]
     scale, center, norm = moments.preconditioner(batch, centered=fit_intercept, unbounded=kind.unbounded)
-    steep = moments.steepness(scale, center)
+    steep = moments.steepness(scale, center, moments.columns)
     # Where far values bound the scales, the intercept is what is steepest.
     alignment = max(moments.alignment, steep / norm)
     factors = targets.factors(class_weight) if isinstance(targets, Classes) else np.zeros(0)
@@ -181,7 +181,7 @@ def build_model(
         # A learner is with one partition for many steps: they must be stable on the rows of each.
         steepest = max(
             # The only step of a partition that is shorter than a batch is scaled by its size.
-            (p.weight / max(p.rows, batch) * p.over(moments.columns).steepness(scale, center) for p in parts),
+            (p.weight / max(p.rows, batch) * p.steepness(scale, center, moments.columns) for p in parts),
             default=0.0,
         )
         steepness = max(steepest * moments.rows / (moments.weight * steep), 1.0)

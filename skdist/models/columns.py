@@ -57,8 +57,13 @@ def spread(
     if columns is among or columns is None:
         return values
     wide = np.zeros((*values.shape[:-1], width if among is None else len(among)), dtype=values.dtype)
-    wide[..., columns if among is None else np.searchsorted(among, columns)] = values
+    wide[..., places(columns, among)] = values
     return wide
+
+
+def places(columns: np.ndarray, among: np.ndarray | None) -> np.ndarray:
+    """Return where columns are among others, of which they are a part."""
+    return columns if among is None else np.searchsorted(among, columns)
 
 
 def narrowed(rows: Any, columns: np.ndarray) -> sp.csr_array:

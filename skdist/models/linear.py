@@ -173,13 +173,14 @@ class LinearModel:
         coef : ndarray of shape (n_problems, n_features), optional
         intercept : ndarray of shape (n_problems,), optional
         """
-        block = np.zeros((self.n_problems, self.width + 1), dtype=self.dtype)
+        shape = self.n_problems, self.width + 1
+        state = np.zeros((self.n_states, *(shape[::-1] if self.sparse else shape)), self.dtype)
+        blocks = (state.transpose(0, 2, 1) if self.sparse else state)[: 1 + self.averaged]
         if coef is not None:
-            block[:, :-1] = coef if self.columns is None else coef[:, self.columns]
+            blocks[..., :-1] = coef if self.columns is None else coef[:, self.columns]
         if intercept is not None:
-            block[:, -1] = intercept
-        slopes = [np.zeros_like(block)] if self.l1 > 0 else []
-        return self.pack(np.stack([block] * (1 + self.averaged) + slopes))
+            blocks[..., -1] = intercept
+        return state
 
     def pack(self, states: np.ndarray) -> np.ndarray:
         """Return the state of arrays of shape (n_states, n_problems, width + 1)."""

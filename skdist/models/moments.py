@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from skdist.models.columns import narrowed, spread, stored_columns, union
+from skdist.models.columns import narrowed, places, spread, stored_columns, union
 from skdist.models.compile import as_input, kernel
 
 #: Rows of a partition that its alignment is estimated from, and steps of the power iteration.
@@ -120,7 +120,7 @@ class Moments:
             norm = 1.0 + float(scale @ deviation) / self.weight
         return scale, center, norm
 
-    def steepness(self, scale: np.ndarray, center: np.ndarray) -> float:
+    def steepness(self, scale: np.ndarray, center: np.ndarray, columns: np.ndarray | None = None) -> float:
         """Return how fast the slope of a loss of curvature 1 changes along its steepest direction.
 
         An estimate of the largest eigenvalue of the mean of ``z_i z_i'`` with ``z_i = (1, sqrt(scale) (x_i -
@@ -130,9 +130,14 @@ class Moments:
         ----------
         scale, center : ndarray of shape (n_features,)
             From `preconditioner`, perhaps of other rows.
+        columns : ndarray or None
+            The columns of these, as in `Moments`; those of these rows are among them.
         """
         if not self.weight > 0:
             return 0.0
+        if self.columns is not None and columns is not self.columns:
+            own = places(self.columns, columns)
+            scale, center = scale[own], center[own]
         spread = scale * self.deviation / self.weight
         # At least the largest variance; a bound that nothing exceeds would make rare features look steep.
         within = max(self.alignment * float(spread.sum()), float(spread.max(initial=0.0)))
@@ -145,10 +150,9 @@ class Moments:
         if columns is self.columns or self.columns is None:
             return self
         names = "mean", "deviation", "low", "high", "present"
-        wide: dict[str, Any] = {
-            name: spread(getattr(self, name), self.columns, columns, self.n_features) for name in names
-        }
-        return replace(self, columns=columns, **wide)
+        known = np.stack([getattr(self, name) for name in names])
+        wide = spread(known, self.columns, columns, self.n_features)
+        return replace(self, columns=columns, **dict(zip(names, wide, strict=True)))
 
     def times(self, rows: int, factor: float) -> Moments:
         """Return the moments of ``rows`` rows like these, ``factor`` times as many."""
@@ -293,7 +297,8 @@ def _combined_alignment(parts: Sequence[Moments], deviation: np.ndarray) -> floa
     """Bound the alignment of all rows: what lies between the parts may all lie in one direction."""
     inverse = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 0)
     total = np.count_nonzero(inverse)
-    shares = [float(part.deviation @ inverse) for part in parts]
+    # Not by BLAS, whose threads wait for one another on a busy machine.
+    shares = [float((part.deviation * inverse).sum()) for part in parts]
     within = sum(part.alignment * share for part, share in zip(parts, shares, strict=True))
     return min(1.0, (within + max(total - sum(shares), 0.0)) / total) if total else 1.0
 
