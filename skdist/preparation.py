@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from skdist.control.schedules import (
     CONSTANT_PASSES,
     CONSTANT_STEPS,
     LATE_DECAY,
+    LEAST_PASSES,
     AutoRate,
     Schedule,
     named_schedule,
@@ -24,6 +24,9 @@ from skdist.models.moments import Moments, combine, measure
 from skdist.models.partition import Partition
 from skdist.models.targets import Classes, Targets, measure_targets
 from skdist.models.validation import BLOCK_ROWS, SplitSummary, summarize_split
+
+#: Least unit of the loss of a classification, for classes of which there is next to nothing.
+LEAST_UNIT = 1e-3
 
 #: Bounds a row's part of a penalty where its weight is next to nothing.
 MOST_SHARE = 1e30
@@ -131,11 +134,13 @@ def build_model(
     shuffle: bool,
     seed: int,
     parts: Sequence[Moments] = (),
+    n_learners: int = 1,
 ) -> LinearModel:
     """Return the model for rows with these moments and targets.
 
-    ``parts`` are the moments of the partitions to train on, none where they are like all rows. Other
-    parameters as in `DistributedSGDClassifier`; ``loss`` is a key of `LOSSES`.
+    ``parts`` are the moments of the partitions to train on, none where they are like all rows, and
+    ``n_learners`` is how many there are when training starts. Other parameters as in
+    `DistributedSGDClassifier`; ``loss`` is a key of `LOSSES`.
     """
     if moments.weight <= 0:
         raise ValueError("The sum of sample_weight must be positive.")
@@ -149,11 +154,15 @@ def build_model(
     else:
         batch = int(batch_size)
     width = len(moments.mean)
-    scale, center, norm = moments.preconditioner(batch, centered=fit_intercept)
+    kind = LOSSES[loss]
+    scale, center, norm = moments.preconditioner(batch, centered=fit_intercept, unbounded=kind.unbounded)
+    steep = moments.steepness(scale, center)
+    # Where far values bound the scales, the intercept is what is steepest.
+    alignment = max(moments.alignment, steep / norm)
     factors = targets.factors(class_weight) if isinstance(targets, Classes) else np.zeros(0)
     ratio = {"l1": 1.0, "elasticnet": l1_ratio}.get(str(penalty), 0.0)
     strength = 0.0 if penalty is None else float(alpha)
-    kind, weights, spread, unit = LOSSES[loss], [_weights_of(moments)], 1.0, 1.0
+    weights, spread, unit = [_weights_of(moments)], 1.0, 1.0
     if isinstance(targets, Classes):
         weights = targets.weight_moments(factors, len(targets.labels) > 2 and not kind.joint)
         if not all(mean > 0 for mean, _, _ in weights):
@@ -161,17 +170,13 @@ def build_model(
                 f"class_weight={class_weight!r} leaves rows no weight. Give some classes more than 0."
             )
         spread = targets.spread(factors) if kind.probabilities else 1.0
-        if isinstance(learning_rate, AutoRate) and not kind.joint:
-            # Between the mean loss of the problems of all classes, which hides what each gains, and the sum.
-            unit = math.sqrt(2.0 / max(len(targets.labels), 2))
+        loss_of_none = max(targets.entropy(factors, kind.joint), LEAST_UNIT)
         curvature = kind.curvature_for(1.0, epsilon)
     else:
         curvature = kind.curvature_for(targets.spread, epsilon)
-        # Where rates are automatic, so is the unit of the targets.
-        # A loss that is always zero has none.
-        unit = (kind.of_mean(targets.spread, epsilon) or 1.0) if isinstance(learning_rate, AutoRate) else 1.0
+        loss_of_none = kind.of_mean(targets.spread, epsilon) or 1.0  # a loss that is always zero has none
     # The largest step along the gradient of all rows that no direction can make unstable.
-    whole = scale / (curvature * spread * norm * moments.alignment * max(mean for mean, _, _ in weights))
+    whole = scale / (curvature * spread * norm * alignment * max(mean for mean, _, _ in weights))
     if isinstance(learning_rate, AutoRate):
         # A learner is with one partition for many steps: they must be stable on the rows of each.
         steepest = max(
@@ -179,15 +184,19 @@ def build_model(
             (p.weight / max(p.rows, batch) * p.over(moments.columns).steepness(scale, center) for p in parts),
             default=0.0,
         )
-        steepness = max(steepest * moments.rows / (moments.weight * moments.steepness(scale, center)), 1.0)
+        steepness = max(steepest * moments.rows / (moments.weight * steep), 1.0)
+        several = isinstance(targets, Classes) and len(targets.labels) > 2
         step = min(
             learning_rate.step_size(
-                curvature, norm, moments.alignment, batch, w, spread, moments.sparse, steepness
+                curvature, norm, alignment, batch, w, spread, moments.sparse, steepness, several
             )
             for w in weights
         )
-        until = max(CONSTANT_PASSES * moments.rows / batch, CONSTANT_STEPS)
+        passes = max(CONSTANT_PASSES / n_learners, LEAST_PASSES)
+        until = max(passes * moments.rows / batch, CONSTANT_STEPS)
         schedule = Schedule(LATE_DECAY, step, until, adaptive=True, average_from=0.0)
+        # Where rates are automatic, so is the unit of the loss.
+        unit = loss_of_none * sum(mean for mean, _, _ in weights) / len(weights)
     else:
         scale, center = np.ones(width), np.zeros(width)
         # scikit-learn counts rows before averaging starts, steps here are mini-batches.

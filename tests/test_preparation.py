@@ -31,15 +31,32 @@ def test_classes_are_those_of_all_partitions_that_have_rows():
 
 def test_auto_rate_scales_by_the_moments_and_takes_its_step_from_them():
     X, y = rows_of(400, 3)
-    model, partition = linear_model(X, y, learning_rate=AutoRate(scale=2.0), loss="log_loss", batch_size=16)
-    spread = measure_targets(partition).spread(np.zeros(0))
+    model, _ = linear_model(X, y, learning_rate=AutoRate(scale=2.0), loss="log_loss", batch_size=16)
     np.testing.assert_allclose(model.scale, 1 / X.var(axis=0))
     np.testing.assert_allclose(model.center, X.mean(axis=0))
-    assert model.schedule.eta0 == pytest.approx(
-        2.0 * 16 / 8 / (0.25 * 4 * spread)
-    )  # noise bounds it: steps of 16 rows
+    # Noise bounds it: steps of 16 rows.
+    assert model.schedule.eta0 == pytest.approx(2.0 * 16 / 8 / (0.25 * 4))
     assert model.averaged
     assert model.schedule.adaptive
+
+
+@pytest.mark.parametrize(("n_learners", "passes"), [(1, 16), (2, 8), (16, 4)])
+def test_steps_shrink_after_sixteen_passes_of_all_learners(n_learners, passes):
+    X, y = rows_of(10_000, 3)
+    model, _ = linear_model(X, y, learning_rate=AutoRate(), batch_size=10, n_learners=n_learners)
+    assert model.schedule.parameter == 1000 * passes
+
+
+def test_the_loss_is_in_units_of_that_of_the_frequencies():
+    X, y = rows_of(1000, 3)
+    rare = np.arange(1000) < 20
+    even, odd = (linear_model(X, labels, learning_rate=AutoRate())[0] for labels in (y, rare))
+    entropy = -(0.02 * np.log2(0.02) + 0.98 * np.log2(0.98))
+    assert even.loss_unit == pytest.approx(1.0, abs=0.05)
+    assert odd.loss_unit == pytest.approx(entropy)
+    heavy, _ = linear_model(X, rare, np.full(1000, 7.0), learning_rate=AutoRate())
+    assert heavy.loss_unit == pytest.approx(7 * entropy)
+    assert linear_model(X, rare)[0].loss_unit == 1.0
 
 
 def test_named_rates_leave_the_features_alone():

@@ -192,9 +192,9 @@ class ClusterFit:
         if self._validated is not self._partitions:
             validation = await members.while_there_are_workers(self._validated.measure)
         await self._started()
-        model, state, clock = self.plan.build(summaries, validation)
-        rows = [summary.rows for summary in summaries]
         n_learners = sum(present.threads.values())
+        model, state, clock = self.plan.build(summaries, validation, n_learners)
+        rows = [summary.rows for summary in summaries]
         self._feed.begin(len(present.threads))
         if self._checkpoint is not None:
             self._checkpoint.begin(model, self.plan.classes, rows, self.settings.max_iter)

@@ -20,9 +20,13 @@ PASSIVE_AGGRESSIVE_1, PASSIVE_AGGRESSIVE_2 = 4, 5
 #: 'adaptive' rates are cut until they are no more than this.
 LEAST_ADAPTIVE = 1e-6
 
-#: Passes of one learner until the steps of `AutoRate` begin to shrink, and steps at least; and how fast they
-#: do: averages need a power between 1/2 and 1 (Polyak and Juditsky, 1992).
-CONSTANT_PASSES, CONSTANT_STEPS, LATE_POWER = 4.0, 1024.0, 0.75
+#: Passes of all learners until the steps of `AutoRate` begin to shrink, but as many steps of each as these
+#: passes of one learner have, and steps at least: steps that shrink make the training loss fall a little, so
+#: that fits of small data, checked once per pass, would not stop.
+CONSTANT_PASSES, LEAST_PASSES, CONSTANT_STEPS = 16.0, 4.0, 1024.0
+
+#: How fast they shrink: averages need a power between 1/2 and 1 (Polyak and Juditsky, 1992).
+LATE_POWER = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ class AutoRate(BaseEstimator):
     Features are centred and scaled inside the step by their first and second moments, and the step size
     is the inverse of the curvature that the mean squared row norm then bounds::
 
-        eta = scale / (L n) * min(1.5 / (a p v mean(w)), b/8 mean(w) / (v mean(w^2)), 1.5 b / max(w))
+        eta = scale / (L n) * min(1.5 / (a p v mean(w)), b/8 mean(w) / (u mean(w^2)), 1.5 b / max(w))
         n = mean_i (1 + sum_j scale_j (x_ij - center_j)^2)
 
     with the curvature ``L`` of the loss (1/4 for log_loss), sample weights ``w``, ``b`` rows in a step, the
@@ -79,10 +83,11 @@ class AutoRate(BaseEstimator):
     many times as steep as all rows together the steepest partition is (more than 1 where rows are sorted),
     and ``v``, the share of the curvature that the labels leave (``skdist.models.targets``): 1 for balanced
     ones. The first bound keeps steps stable, the second their noise low (``b/16`` for sparse rows), the third
-    holds for the heaviest row alone. The model is the running average of the iterates, so no horizon has to
-    be known:
-    the step is constant for four passes and 1,024 steps, by when most fits are done, and then shrinks as
-    ``t^(-3/4)``, so that long ones come to the minimum.
+    holds for the heaviest row alone. Noise lowers the probability of a rare class, so that ``u`` is 1, and
+    ``v`` only where there are several classes, whose probabilities are normalised. The model is the running
+    average of the iterates, so no horizon has to be known: the step is constant for sixteen passes, less with
+    several learners, by when most fits are done, and then shrinks as ``t^(-3/4)``, so that long ones come to
+    the minimum.
 
     Parameters
     ----------
@@ -115,6 +120,7 @@ class AutoRate(BaseEstimator):
         spread: float = 1.0,
         sparse: bool = False,
         steepness: float = 1.0,
+        several: bool = False,
     ) -> float:
         """Return ``eta``.
 
@@ -136,13 +142,15 @@ class AutoRate(BaseEstimator):
             Whether few rows have each feature: the noise of its steps is then twice what all rows suggest.
         steepness : float
             How many times as steep as all rows together the steepest partition is, at least 1.
+        several : bool
+            Whether the problem is one of several for the same rows, whose probabilities are normalised.
         """
         mean, square, most = weights
         stable, quiet = (
             1.5 / (alignment * steepness * mean),
             batch_size / (16 if sparse else 8) * mean / square,
         )
-        bounds = stable / spread, quiet / spread, 1.5 * batch_size / most
+        bounds = stable / spread, quiet / (spread if several else 1.0), 1.5 * batch_size / most
         return self.scale * min(bounds) / (curvature * mean_square_norm)
 
 

@@ -61,8 +61,8 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
         Passes over the data at most.
     tol : float or None, default=1e-3
         Training ends after the pass in which the training loss did not get below ``best - tol`` for
-        ``n_iter_no_change`` checks. With ``learning_rate='auto'`` large data is checked several times per
-        pass, else once.
+        ``n_iter_no_change`` checks. With ``learning_rate='auto'`` it is in units of the loss of predicting
+        the class frequencies, 1 for a fair coin, and large data is checked several times per pass, else once.
     shuffle : bool, default=True
         Whether to visit partitions and rows in another order in each pass.
     verbose : int, default=0

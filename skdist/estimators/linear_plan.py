@@ -13,9 +13,10 @@ from skdist.estimators.plan import ClassifierPlan, Past, Plan, RegressorPlan
 from skdist.intake import Tables
 from skdist.models.columns import spread, union
 from skdist.models.linear import LinearModel
+from skdist.models.losses import LOSSES
 from skdist.models.moments import Moments, combine
 from skdist.models.partition import as_floats
-from skdist.models.targets import Numbers, Targets
+from skdist.models.targets import Classes, Numbers, Targets
 from skdist.preparation import Summary, build_model
 
 
@@ -69,7 +70,7 @@ class LinearPlan(Plan):
         """How rows are taken in."""
         return Tables(self.regression)
 
-    def _model(self, summaries: Sequence[Summary]) -> tuple[LinearModel, np.ndarray, float]:
+    def _model(self, summaries: Sequence[Summary], n_learners: int) -> tuple[LinearModel, np.ndarray, float]:
         e, past = self.estimator, self.past
         training: Training | None = past.training if past is not None and self.going_on else None
         parts = [summary.moments for summary in summaries if summary.moments is not None]
@@ -105,6 +106,7 @@ class LinearPlan(Plan):
             shuffle=e.shuffle,
             seed=self.seed,
             parts=parts,
+            n_learners=n_learners,
         )
         return self.model, *self._start(self.model, training)
 
@@ -159,6 +161,18 @@ class LinearClassifierPlan(ClassifierPlan, LinearPlan):
         assert self.classes is not None
         joint = self.estimator.multi_class == "multinomial" and len(self.classes) > 2
         return "multinomial" if joint else super()._loss()
+
+    def _first_intercept(self) -> np.ndarray | None:
+        # Rare classes are far from a fair coin, and a step towards them is the shorter the rarer they are.
+        e, kind = self.estimator, LOSSES[self._loss()]
+        if (
+            not e.fit_intercept
+            or not kind.probabilities
+            or not isinstance(e._setting("learning_rate"), AutoRate)
+        ):
+            return None
+        assert isinstance(self.targets, Classes)
+        return self.targets.log_odds(self.targets.factors(e.class_weight), kind.joint)
 
 
 class LinearRegressorPlan(RegressorPlan, LinearPlan):

@@ -55,7 +55,7 @@ def train_in_process(
     threads = 1 if n_jobs is None else n_jobs if n_jobs > 0 else max((os.cpu_count() or 1) + 1 + n_jobs, 1)
     count = 1 if threads == 1 else threads * PARTITIONS_PER_THREAD
     rows = X, y, sample_weight
-    model, partitions, state, clock = _prepare(rows, plan, settings, count, observers, validation)
+    model, partitions, state, clock = _prepare(rows, plan, settings, count, threads, observers, validation)
     if checkpoint is not None:
         checkpoint.begin(model, plan.classes, [part.n_rows for part in partitions], settings.max_iter)
     return train_inline(model, partitions, settings, state, threads, clock, observers, checkpoint)
@@ -73,7 +73,8 @@ def train_simulated(
 ) -> FitResult:
     """Train on validated rows in memory, on a simulated cluster."""
     count = cluster.n_learners * cluster.partitions_per_learner
-    prepared = _prepare((X, y, sample_weight), plan, settings, count, observers, validation)
+    rows, n_learners = (X, y, sample_weight), cluster.n_learners
+    prepared = _prepare(rows, plan, settings, count, n_learners, observers, validation)
     return cluster.train(*prepared, settings, observers)
 
 
@@ -82,6 +83,7 @@ def _prepare(
     plan: Plan,
     settings: FitSettings,
     count: int,
+    n_learners: int,
     observers: Observers,
     validation: Rows | None,
 ) -> tuple[Model, list[Partition], np.ndarray, float]:
@@ -94,6 +96,7 @@ def _prepare(
     edges = np.linspace(0, n_rows, min(count, n_rows) + 1).astype(int)
     parts = [whole.part(a, b) for a, b in itertools.pairwise(edges)] if count > 1 else [whole]
     measure = plan.intake.summarize
-    model, state, clock = plan.build([measure(part) for part in parts], [measure(part) for part in given])
+    summaries, validations = [measure(part) for part in parts], [measure(part) for part in given]
+    model, state, clock = plan.build(summaries, validations, n_learners)
     observers.here(model, given or [whole.globally(plan.classes)], plan.classes)
     return model, [model.accept(part, plan.classes) for part in parts], state, clock

@@ -76,7 +76,7 @@ class Plan:
         raise NotImplementedError
 
     def build(
-        self, summaries: Sequence[Summary], validation: Sequence[Summary] = ()
+        self, summaries: Sequence[Summary], validation: Sequence[Summary] = (), n_learners: int = 1
     ) -> tuple[Model, np.ndarray, float]:
         """Return the model, its initial state and the steps that are behind it.
 
@@ -86,6 +86,8 @@ class Plan:
             Of all partitions.
         validation : sequence of Summary
             Of the validation rows that the user gave.
+        n_learners : int
+            At the start of training.
 
         Raises
         ------
@@ -108,9 +110,9 @@ class Plan:
         if validation:
             parts = [(part.split, _width(part)) for part in validation if part.split is not None]
             check_validation(parts, self.classes, _width(filled[0]))
-        return self._model(filled)
+        return self._model(filled, n_learners)
 
-    def _model(self, summaries: Sequence[Summary]) -> tuple[Model, np.ndarray, float]:
+    def _model(self, summaries: Sequence[Summary], n_learners: int) -> tuple[Model, np.ndarray, float]:
         """Return what `build` returns, of partitions that are not empty and fit together."""
         raise NotImplementedError
 

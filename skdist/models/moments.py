@@ -17,6 +17,10 @@ from skdist.models.compile import as_input, kernel
 ALIGNMENT_ROWS = 256
 POWER_ITERATIONS = 12
 
+#: The farthest value of a feature may have so many times the mean squared norm, where slopes are not bounded:
+#: the step of `skdist.control.schedules.AutoRate`, b/8 over that norm, is then stable for it (1.5 < 2).
+FARTHEST = 12
+
 #: Rounds of bounding scales and norm by one another; the norm only falls, and settles within a few.
 BOUND_ITERATIONS = 10
 
@@ -70,13 +74,16 @@ class Moments:
     weight_square: float
     alignment: float
 
-    def preconditioner(self, batch_size: int, centered: bool = True) -> tuple[np.ndarray, np.ndarray, float]:
+    def preconditioner(
+        self, batch_size: int, centered: bool = True, unbounded: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, float]:
         """Return ``scale``, ``center`` and the mean squared row norm they lead to.
 
         Dense: ``scale_j`` is the inverse variance; sparse: the inverse mean square of the stored values,
         so that an indicator keeps the step of its own rows however rare it is. Either is bounded such
         that the farthest value of a feature alone cannot make a mini-batch step unstable:
-        ``scale_j * reach_j^2 <= batch_size * norm``.
+        ``scale_j * reach_j^2 <= batch_size * norm``, and where slopes are not bounded, ``<= 12 norm``, twice
+        that for sparse rows.
 
         Parameters
         ----------
@@ -84,6 +91,8 @@ class Moments:
             Rows of a step.
         centered : bool
             Whether dense features may be centred; not without an intercept to take the shift.
+        unbounded : bool
+            Whether the slope of the loss grows with the distance.
 
         Returns
         -------
@@ -100,7 +109,8 @@ class Moments:
             moving = (variance > noise) if not self.sparse else (variance > 0)
             scale = np.where(moving, 1.0 / np.where(moving, variance, 1.0), 0.0)
             reach = np.maximum(abs(self.high - center), abs(self.low - center))
-            bound = np.where(moving, batch_size / np.where(reach > 0, reach, 1.0) ** 2, 0.0)
+            farthest = min(batch_size, (2 if self.sparse else 1) * FARTHEST) if unbounded else batch_size
+            bound = np.where(moving, farthest / np.where(reach > 0, reach, 1.0) ** 2, 0.0)
         norm = 1.0 + float(scale @ deviation) / self.weight
         for _ in range(BOUND_ITERATIONS):  # the bound lowers the norm, which lowers the bound
             bounded = np.minimum(scale, bound * norm)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import xlogy
 from sklearn.utils.class_weight import compute_class_weight
 
 from skdist.models.partition import Partition
@@ -69,15 +71,49 @@ class Classes:
         ]
 
     def spread(self, factors: np.ndarray) -> float:
-        """Return which share of the largest curvature of the log-loss the labels leave, in [1/4, 1].
+        """Return which share of the largest curvature of the log-loss the labels leave, in (0, 1].
 
         The curvature is ``p (1 - p)``, at most 1/4. If the probabilities are right on average, its mean is at
         most ``q (1 - q)`` with the frequency ``q`` of the class. Returned is the mean of ``4 q (1 - q)`` over
-        the rows, each with its own class, and at least 1/4: rare labels matter most where they are undecided.
+        the rows, each with its own class, and at least 1/4, since rare labels matter most where they are
+        undecided; of several classes, each of which may be rare, at least 1/16.
         """
+        shares = self._shares(factors)
+        return max(float(shares @ (4 * shares * (1 - shares))), 1 / 4 if len(shares) == 2 else 1 / 16)
+
+    def entropy(self, factors: np.ndarray, joint: bool) -> float:
+        """Return the log-loss of predicting the frequencies, in units of that of a fair coin.
+
+        Of each class against the rest, the mean over the problems; where they have one loss together, that of
+        all of them, and at most 1.
+        """
+        shares = self._shares(factors)
+        own = xlogy(shares, shares)
+        if joint:
+            return min(float(-own.sum()) / math.log(2), 1.0)
+        return float(-(own + xlogy(1 - shares, 1 - shares)).mean()) / math.log(2)
+
+    def log_odds(self, factors: np.ndarray, joint: bool) -> np.ndarray:
+        """Return the intercepts that predict the frequencies, of shape (n_problems,).
+
+        Of two classes that of the second one; of several that of each against the rest, which weighs the rows
+        of its own class, or where they have one loss together, of each. A class without rows counts as half a
+        row.
+        """
+        own = self.weights * factors if len(factors) else self.weights
+        least = 0.5 * self.weights.sum() / max(self.rows.sum(), 1)
+        if joint:
+            rest = np.full(len(own), own.sum())
+        elif len(own) == 2:
+            own, rest = own[1:], own[:1]
+        else:
+            rest = self.weights.sum() - self.weights
+        return np.asarray(np.log(np.maximum(own, least) / np.maximum(rest, least)))
+
+    def _shares(self, factors: np.ndarray) -> np.ndarray:
+        """Return the share of each class in the weights."""
         weights = self.weights * factors if len(factors) else self.weights
-        shares = weights / max(weights.sum(), np.finfo(float).tiny)
-        return max(float(shares @ (4 * shares * (1 - shares))), 0.25)
+        return np.asarray(weights / max(weights.sum(), np.finfo(float).tiny))
 
     def times(self, factor: float) -> Classes:
         """Return those of ``factor`` times as many rows like these."""

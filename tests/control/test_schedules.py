@@ -101,6 +101,15 @@ def test_steps_on_sparse_rows_are_half_as_long_where_noise_bounds_them():
     assert AutoRate().step_size(*stable, sparse=True) == AutoRate().step_size(*stable)
 
 
+def test_labels_lengthen_steps_that_noise_bounds_where_probabilities_are_normalised():
+    noisy, stable = (0.25, 100.0, 1e-3, 16), (0.25, 100.0, 1.0, 512)
+    rare = {"spread": 0.25}
+    plain = AutoRate().step_size(*noisy)
+    assert AutoRate().step_size(*noisy, **rare) == plain
+    assert AutoRate().step_size(*noisy, **rare, several=True) == 4 * plain
+    assert AutoRate().step_size(*stable, **rare) == 4 * AutoRate().step_size(*stable)
+
+
 @pytest.mark.parametrize(("eta0", "cuts"), [(0.1, 8), (1e-6, 0), (1e-9, 0), (5.1e-6, 2), (4.9e-6, 1)])
 def test_adaptive_rates_are_cut_until_they_are_small(eta0, cuts):
     schedule = named_schedule("adaptive", **{**RATES, "eta0": eta0})

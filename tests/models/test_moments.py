@@ -91,6 +91,18 @@ def test_scale_is_bounded_by_the_farthest_value(sparse, n_rows, seed, batch, cen
     assert norm == pytest.approx(direct, rel=1e-6)
 
 
+@pytest.mark.parametrize(("sparse", "most"), [(False, 12), (True, 24)])
+def test_far_values_are_bounded_more_where_slopes_are_not(sparse, most):
+    X, weights = weighted_rows(500, 4, 0)
+    X[3, 1] *= 1e4
+    moments = measure(sp.csr_array(X) if sparse else X, weights)
+    scale, center, norm = moments.preconditioner(64, unbounded=True)
+    assert scale[1] * (X[3, 1] - center[1]) ** 2 == pytest.approx(most * norm, rel=0.01)
+    assert (scale <= moments.preconditioner(64)[0]).all()
+    short = measure(X, weights)
+    np.testing.assert_array_equal(short.preconditioner(8, unbounded=True)[0], short.preconditioner(8)[0])
+
+
 def test_without_outliers_scale_is_the_inverse_variance():
     X, weights = weighted_rows(500, 4, 0)
     scale, center, _ = measure(X, weights).preconditioner(64)
