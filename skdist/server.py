@@ -70,12 +70,12 @@ class ParameterServer:
     collect : int
         Updates that are applied together and make one version, unless the gate decides it.
     momentum : float
-        Of the server, at most; see `skdist.recipes.Versions`.
+        Of the server, at most; see ``skdist.recipes.Versions``.
     statistics : bool
-        Whether the members of the state after the first are statistics; see `skdist.parameters.Values`.
+        Whether the members of the state after the first are statistics; see ``skdist.parameters.Values``.
     sharded : bool
         Whether shards hold the parameters, of which the server then only knows the version; answers,
-        snapshots and backups carry a `skdist.shards.Mark` instead.
+        snapshots and backups carry a ``skdist.shards.Mark`` instead.
     clock : float
         Steps made by earlier fits on the same state.
     time_source : callable
