@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from distributed import WorkerPlugin
 from threadpoolctl import ThreadpoolController
 
@@ -143,7 +144,8 @@ class LearnerPlugin(WorkerPlugin):
         if known is not None:
             return known if known.X is not None else replace(known, X=as_input(rows))
         partition = make()
-        self._partitions[number] = partition if partition.owned_bytes else replace(partition, X=None)
+        shared = not partition.owned_bytes and isinstance(rows, np.ndarray)
+        self._partitions[number] = replace(partition, X=None) if shared else partition
         return partition
 
     def keep(self, number: int, backup: Backup) -> None:

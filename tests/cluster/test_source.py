@@ -40,6 +40,14 @@ class TestInputs:
         assert clf.score(sp.csr_array(X), y) > 0.7
         assert clf.predict(dX).compute().shape == y.shape
 
+    def test_persisted_sparse_chunks_of_a_collection_that_says_they_are_dense(self, client, binary):
+        X, y = binary
+        blocks = [sp.csr_matrix(X[start : start + 3_000]) for start in range(0, len(X), 3_000)]
+        parts = [da.from_delayed(dask.delayed(block), (3_000, 8), dtype=np.float32) for block in blocks]
+        dX, dy = client.persist([da.concatenate(parts), da.from_array(y, chunks=3_000)])
+        clf = make(max_iter=4, tol=None).fit(dX, dy)
+        assert clf.score(X, y) > 0.8
+
     @pytest.mark.parametrize("kind", ["numpy", "pandas", "csr"])
     def test_data_in_memory_is_sliced_and_sent(self, client, binary, kind):
         X, y = binary
