@@ -60,7 +60,14 @@ def test_two_fits_that_wait_for_each_others_threads_both_end(client, persisted, 
                 np.testing.assert_array_equal(clf.coef_, reproduced)
 
 
-@pytest.mark.parametrize("params", [FIXED, {"mode": "sync"}, {"mode": "ssp"}], ids=["fixed", "sized", "ssp"])
+@pytest.mark.parametrize(
+    "params",
+    [
+        pytest.param(FIXED, id="fixed", marks=pytest.mark.long),
+        pytest.param({"mode": "sync"}, id="sized"),
+        pytest.param({"mode": "ssp"}, id="ssp", marks=pytest.mark.long),
+    ],
+)
 def test_a_learner_that_dies_does_not_hold_up_the_others(binary, params):
     X, y = binary
     with (

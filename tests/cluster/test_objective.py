@@ -44,9 +44,9 @@ def spread(client, workers, X, y):
     ("loss", "params"),
     [
         ("hinge", {}),
-        ("log_loss", {"penalty": "l1", "alpha": 1e-2, "max_iter": 160}),
+        pytest.param("log_loss", {"penalty": "l1", "alpha": 1e-2, "max_iter": 160}, marks=pytest.mark.long),
         ("log_loss", {"class_weight": "balanced"}),
-        ("squared_hinge", {"mode": "ssp", "max_iter": 140}),
+        pytest.param("squared_hinge", {"mode": "ssp", "max_iter": 140}, marks=pytest.mark.long),
         ("log_loss", {"mode": "sync", "aggregator": "uniform"}),
         ("squared_error", {"penalty": "elasticnet", "alpha": 1e-2}),
         ("huber", {"collect": 1}),

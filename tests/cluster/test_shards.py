@@ -100,7 +100,10 @@ def test_shards_are_on_different_workers_and_those_are_not_to_spare(trio):  # no
     assert_clean(client)
 
 
-@pytest.mark.parametrize("bytes_in_driver", [serving.DRIVER_BYTES, 0], ids=["driver", "worker"])
+@pytest.mark.parametrize(
+    "bytes_in_driver",
+    [pytest.param(serving.DRIVER_BYTES, id="driver", marks=pytest.mark.long), pytest.param(0, id="worker")],
+)
 @pytest.mark.parametrize("holds_server", [True, False], ids=["coordinator", "shard"])
 def test_a_lost_server_is_replaced_and_no_row_counts_twice(
     trio, binary, monkeypatch, holds_server, bytes_in_driver  # noqa: F811
@@ -115,7 +118,7 @@ def test_a_lost_server_is_replaced_and_no_row_counts_twice(
     assert_clean(client)
 
 
-@pytest.mark.parametrize("mode", ["ssp", "sync"])
+@pytest.mark.parametrize("mode", [pytest.param("ssp", marks=pytest.mark.long), "sync"])
 def test_a_lost_shard_is_replaced_where_learners_wait_for_each_other(trio, mode):  # noqa: F811
     client, dX, dy = trio
     outcome, _ = train_and_kill(client, dX, dy, False, mode=mode, n_servers=2)
