@@ -133,6 +133,8 @@ class Attempts:
 
     def settle(self, visits: Collection[int], newest: int) -> None:
         """Forget all visits up to number ``newest`` but some: who ordered them knows how they ended."""
+        if newest < self._settled:  # asked long ago, by a call that came late
+            return
         self._settled, self._unsettled = newest, frozenset(visits)
         self._retired = {number for number in self._retired if number > newest or number in visits}
         for number in [number for number, attempt in self._newest.items() if not attempt.name]:

@@ -173,7 +173,7 @@ class ParameterServer:
             number, epoch = join.visit.number, join.visit.epoch
             attempt = self._attempts.enlist(join.visit, join.learner)
             if epoch > self._last_epoch or self._attempts.retired(number):
-                return self._refuse(attempt)
+                return self._refuse(attempt.offset)
             if attempt.name == join.attempt and attempt.answer is not None:
                 return attempt.answer
             if attempt.name:
@@ -211,13 +211,15 @@ class ParameterServer:
         with self._lock:
             attempt = self._attempts.get(update.visit)
             if attempt is None:
+                if self._attempts.retired(update.visit):
+                    return self._refuse(0)
                 raise ValueError(f"Visit {update.visit} was never joined.")
             if attempt.name != update.attempt or attempt.answer is None:
-                return self._refuse(attempt)
+                return self._refuse(attempt.offset)
             if (update.start, update.stop) == attempt.last:
                 return attempt.ticket or attempt.answer
             if update.start != attempt.offset:
-                return self._refuse(attempt)
+                return self._refuse(attempt.offset)
             now, learner = self._now(), attempt.learner
             member = self._roster.heard(
                 learner, update.link, update.seconds_per_row, update.seconds_exchange, now
@@ -423,7 +425,7 @@ class ParameterServer:
             self._gate.leave(attempt.learner)
         if attempt.ticket is not None:
             # Who waits for an answer has been taken in.
-            attempt.ticket.set_result(self._refuse(attempt)._replace(taken_in=True))
+            attempt.ticket.set_result(self._refuse(attempt.offset)._replace(taken_in=True))
             attempt.ticket = None
 
     def _advance(self, now: float) -> list[tuple[Future[Answer], Answer]]:
@@ -505,9 +507,9 @@ class ParameterServer:
             return self._roster.peers(learner, now)
         return 0.0 if self._gate.strict else self._roster.mean_peer(learner, now)
 
-    def _refuse(self, attempt: Attempt) -> Answer:
+    def _refuse(self, offset: int) -> Answer:
         return Answer(
-            accepted=False, state=self.state, offset=attempt.offset, version=self.version, foreign=0,
+            accepted=False, state=self.state, offset=offset, version=self.version, foreign=0,
             clock=self.clock, staleness=math.nan, round_size=self._batch_size, efficiency=1.0, peers=0.0,
             reference=0.0, last_epoch=self._last_epoch, taken_in=False,
         )  # fmt: skip

@@ -104,8 +104,9 @@ def fit_settings(**kwargs):
 
 
 def whole_visit(sizes, number=1, epoch=0, **kwargs):
-    """Return the visit to all rows of partitions of the given sizes."""
-    return Visit(number, epoch, tuple(Segment(p, 0, n) for p, n in enumerate(sizes) if n), **kwargs)
+    """Return the visit to all rows of partitions of these sizes; no limit, as kernels may be compiled."""
+    segments = tuple(Segment(p, 0, n) for p, n in enumerate(sizes) if n)
+    return Visit(number, epoch, segments, **{"budget_seconds": math.inf, **kwargs})
 
 
 class FakeLearner:

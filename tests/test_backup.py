@@ -86,7 +86,10 @@ def test_visits_that_are_settled_are_forgotten_and_refused():
     assert [number for number in range(10) if server._attempts.get(number) is not None] == [2]
     for settled in (1, 3):
         assert not server.join(join_of(settled)).accepted
+    assert not done.push(rows=8).accepted  # of an execution that comes late
     under_way.push(rows=8)
+    server.back_up({1}, 1, 0)  # asked before the other, and late
+    assert not server.join(join_of(1)).accepted
     assert server.join(join_of(2)).offset == 16
     assert server.join(join_of(4)).accepted
 

@@ -15,7 +15,7 @@ from distributed import Client, get_worker
 from distributed.protocol import to_serialize
 
 from skdist.backup import Backup
-from skdist.cluster.mailbox import Mailbox
+from skdist.cluster.mailbox import Mailbox, most_shared, size_of
 from skdist.exceptions import ServerLostError
 from skdist.fitting import FitSettings, build_server
 from skdist.journal import Outcome
@@ -101,12 +101,19 @@ class ServerActor:
 
     def attach(self, learner: str, path: str, nbytes: int) -> bool:
         """Share memory with a learner; return whether that is possible."""
-        for name in [name for name, known in self._mailboxes.items() if known.abandoned]:
-            del self._mailboxes[name]
+        self._mailboxes.pop(learner, None)
+        self._drop_abandoned()
+        shared = sum([known.size for known in self._mailboxes.values()])
+        if shared + size_of(nbytes) > most_shared(get_worker()):
+            return False
         mailbox = Mailbox.attach(path, nbytes)
         if mailbox is not None:
             self._mailboxes[learner] = mailbox
         return mailbox is not None
+
+    def _drop_abandoned(self) -> None:
+        for name in [name for name, known in self._mailboxes.items() if known.abandoned]:
+            del self._mailboxes[name]
 
     def join(self, join: Join, mailed: bool = False) -> Answer:
         """See `ParameterServer.join`; ``mailed`` says that the learner knows of its mailbox."""
@@ -178,6 +185,7 @@ class ServerActor:
 
     def back_up(self, visits: Collection[int], newest: int, rounds: int) -> Backup:
         """See `ParameterServer.back_up`."""
+        self._drop_abandoned()
         return self._served().back_up(visits, newest, rounds)
 
     def hand_over(self, visits: Collection[int], newest: int, rounds: int) -> Backup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -38,7 +39,7 @@ async def fetch(client: Client, futures: Sequence[Any]) -> list[Any]:
         Where somebody has cancelled one, or a result is lost and not made again.
     """
     keys = [future.key for future in futures]
-    until = time.monotonic() + MISSING_SECONDS
+    until = math.inf
     while True:
         await settle(futures)
         for state in [future._state for future in futures]:
@@ -47,6 +48,7 @@ async def fetch(client: Client, futures: Sequence[Any]) -> list[Any]:
         reply = await client.scheduler.gather(keys=keys)
         if reply["status"] == "OK":
             return [reply["data"][key] for key in keys]
+        until = min(until, time.monotonic() + MISSING_SECONDS)
         if time.monotonic() > until:
             raise FutureCancelledError(reply["keys"][0], LOST)
         await asyncio.sleep(AGAIN_SECONDS)  # Dask may not know yet that they are lost

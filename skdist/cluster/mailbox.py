@@ -12,16 +12,19 @@ import os
 import tempfile
 import threading
 import weakref
-from collections import Counter
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from distributed import Worker
 
 with contextlib.suppress(ImportError):  # of systems that have no such memory either
     import fcntl
 
 from skdist.messages import Answer, Update
+
+#: Of the memory that a worker may use.
+MOST_SHARE = 0.25
 
 Message = TypeVar("Message", Update, Answer)
 
@@ -76,16 +79,18 @@ class Lane:
     def __init__(self, memory: mmap.mmap, places: int, nbytes: int, flags: int, start: int) -> None:
         self._memory, self._places, self._nbytes = memory, places, nbytes
         self._flags, self._start = flags, start
-        self._views: Counter[int] = Counter()
-        self._lock = threading.Lock()
+        self._views = [0] * places
+        self._process = os.getpid()
+        self._lock = threading.RLock()  # a view may end wherever memory is collected
 
     def put(self, values: np.ndarray) -> Letter | None:
         """Write an array down; None where there is no place for it."""
-        free = (place for place in range(self._places) if not self._memory[self._flags + place])
-        place = next(free, None) if values.nbytes <= self._nbytes else None
-        if place is None:
-            return None
-        self._memory[self._flags + place] = 1
+        with self._lock:
+            free = (place for place in range(self._places) if not self._memory[self._flags + place])
+            place = next(free, None) if values.nbytes <= self._nbytes else None
+            if place is None:
+                return None
+            self._memory[self._flags + place] = 1
         self._at(place, values.dtype, values.size)[:] = values.reshape(-1)
         return Letter(place, values.shape, values.dtype)
 
@@ -94,6 +99,7 @@ class Lane:
         values = self._at(letter.place, letter.dtype, int(np.prod(letter.shape)))
         with self._lock:
             self._views[letter.place] += 1
+            self._memory[self._flags + letter.place] = 1  # also of a letter that is read again
         # Views of views refer to this one.
         weakref.finalize(values, self._let_go, letter.place).atexit = False
         return values.reshape(letter.shape)
@@ -113,6 +119,8 @@ class Lane:
         return np.frombuffer(self._memory, dtype, size, self._start + place * self._nbytes)
 
     def _let_go(self, place: int) -> None:
+        if os.getpid() != self._process:  # a fork, which has its own views of the same memory
+            return
         with self._lock:
             self._views[place] -= 1
             if not self._views[place]:
@@ -134,14 +142,17 @@ class Mailbox:
 
     Attributes
     ----------
+    size : int
+        Bytes of memory.
     updates, answers : Lane
         From the learner and to it.
     """
 
     def __init__(self, descriptor: int, nbytes: int) -> None:
         self._descriptor = descriptor
+        self.size = size_of(nbytes)
         weakref.finalize(self, os.close, descriptor).atexit = False
-        memory = mmap.mmap(descriptor, _size(nbytes))
+        memory = mmap.mmap(descriptor, size_of(nbytes))
         room = _rounded(nbytes)
         self.updates = Lane(memory, UPDATES, room, 0, mmap.PAGESIZE)
         self.answers = Lane(memory, ANSWERS, room, UPDATES, mmap.PAGESIZE + UPDATES * room)
@@ -158,21 +169,27 @@ class Mailbox:
         descriptor, path = tempfile.mkstemp(prefix="skdist-", dir=FOLDER)
         try:
             # To write to more than there is would kill the process.
-            os.posix_fallocate(descriptor, 0, _size(nbytes))
+            os.posix_fallocate(descriptor, 0, size_of(nbytes))
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            return path, cls(os.dup(descriptor), nbytes)
         except OSError:
             os.unlink(path)
-            os.close(descriptor)
             raise
-        return path, cls(descriptor, nbytes)
+        finally:
+            os.close(descriptor)
 
     @classmethod
     def attach(cls, path: str, nbytes: int) -> Mailbox | None:
-        """Return the mailbox of a file, for the server; None where there is none: it is elsewhere."""
+        """Return the mailbox of a file, for the server; None where there is none: it is elsewhere.
+
+        The file has no name any more then.
+        """
         try:
-            return cls(os.open(path, os.O_RDWR), nbytes)
+            mailbox = cls(os.open(path, os.O_RDWR), nbytes)
+            os.unlink(path)
         except (OSError, ValueError):
             return None
+        return mailbox
 
     @property
     def abandoned(self) -> bool:
@@ -184,9 +201,16 @@ class Mailbox:
         return True
 
 
+def most_shared(worker: Worker) -> float:
+    """Return the bytes that a worker may share: a part of the memory it may use, as all count as its own."""
+    limit = worker.memory_manager.memory_limit
+    return MOST_SHARE * limit if limit else float("inf")
+
+
+def size_of(nbytes: int) -> int:
+    """Return the bytes of memory that a mailbox for arrays of a size takes."""
+    return mmap.PAGESIZE + (UPDATES + ANSWERS) * _rounded(nbytes)
+
+
 def _rounded(nbytes: int) -> int:
     return -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
-
-
-def _size(nbytes: int) -> int:
-    return mmap.PAGESIZE + (UPDATES + ANSWERS) * _rounded(nbytes)

@@ -126,6 +126,7 @@ class LearnerPlugin(WorkerPlugin):
             if incarnation <= self._incarnation:
                 return
             self._incarnation, gone, self._gone = incarnation, self._gone, Future()
+            self._mailboxes.clear()  # of the earlier server
         gone.set_result(None)
 
     def model_of(self, server: Connection) -> Any:

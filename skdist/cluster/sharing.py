@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from concurrent.futures import Future
 from typing import Any
 
 from skdist.cluster.actor import Connection, ServerRef
-from skdist.cluster.mailbox import Mailbox
+from skdist.cluster.mailbox import Mailbox, most_shared, size_of
 from skdist.messages import Answer, Join, Update
 
 logger = logging.getLogger("skdist")
@@ -26,20 +27,24 @@ class Mailboxes:
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, Mailbox | None]] = {}
 
-    def known(self, learner: str, server: Connection) -> Mailbox | None:
+    def known(self, learner: str, server: SharingConnection) -> Mailbox | None:
         """Return the mailbox of a learner and a server, if they have one already."""
         incarnation, mailbox = self._known.get(learner, (server.incarnation, None))
         return mailbox if incarnation == server.incarnation else None
 
-    def make(self, learner: str, server: Connection, nbytes: int) -> Mailbox | None:
+    def make(self, learner: str, server: SharingConnection, nbytes: int) -> Mailbox | None:
         """Return the mailbox of a learner and a server for states of a size; tried once."""
         if nbytes < LEAST_BYTES:
             return None
         if self._known.get(learner, (-1, None))[0] != server.incarnation:
+            self._known.pop(learner, None)  # its memory first
             self._known[learner] = server.incarnation, self._made(learner, server, nbytes)
         return self._known[learner][1]
 
-    def _made(self, learner: str, server: Connection, nbytes: int) -> Mailbox | None:
+    def _made(self, learner: str, server: SharingConnection, nbytes: int) -> Mailbox | None:
+        if size_of(nbytes) > server.most_shared:
+            logger.info("States are sent, as the worker may not use so much more memory.")
+            return None
         try:
             path, mailbox = Mailbox.create(nbytes)
         except OSError as error:
@@ -48,7 +53,8 @@ class Mailboxes:
         try:
             return mailbox if server.call("attach", learner, path, nbytes) else None
         finally:
-            os.unlink(path)
+            with contextlib.suppress(FileNotFoundError):  # the server has it
+                os.unlink(path)
 
     def clear(self) -> None:
         """Forget all of them."""
@@ -72,6 +78,12 @@ class SharingConnection(Connection):
         self._learner = ""
         self._mailbox: Mailbox | None = None
         self._posted: tuple[Update, Update] | None = None
+
+    @property
+    def most_shared(self) -> float:
+        """Bytes that each learner of this worker may share."""
+        threads: int = self._worker.state.nthreads
+        return most_shared(self._worker) / threads
 
     def join(self, join: Join) -> Answer:
         """See `Connection.join`."""

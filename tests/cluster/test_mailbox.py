@@ -27,7 +27,6 @@ def sides():
     """A mailbox as the learner and the server have it."""
     path, mine = Mailbox.create(NBYTES)
     theirs = Mailbox.attach(path, NBYTES)
-    os.unlink(path)
     assert theirs is not None
     return mine, theirs
 
@@ -72,6 +71,30 @@ def test_a_place_that_is_read_twice_is_free_after_the_second_reader(sides):
     assert theirs.answers.put(np.ones(3)) == letters[0]
 
 
+def test_a_letter_that_is_read_again_is_not_overwritten(sides):
+    mine, theirs = sides
+    letter = mine.updates.put(np.full(10, 1, np.float32))
+    theirs.updates.get(letter)
+    gc.collect()
+    again = theirs.updates.get(letter)
+    others = [mine.updates.put(np.full(10, 2, np.float32)) for _ in range(UPDATES)]
+    assert others.count(None) == 1
+    np.testing.assert_array_equal(again, np.full(10, 1))
+
+
+def test_a_forked_process_frees_nothing(sides):
+    mine, theirs = sides
+    view = theirs.updates.get(mine.updates.put(np.ones(10)))
+    child = os.fork()
+    if not child:
+        del view
+        gc.collect()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert [mine.updates.put(np.ones(10)) for _ in range(UPDATES)].count(None) == 1
+    assert view.sum() == 10
+
+
 def test_what_is_too_large_is_not_written(sides):
     mine, _ = sides
     room = -(-NBYTES // 4096) * 4096
@@ -99,7 +122,6 @@ def test_the_mailbox_of_a_process_that_died_is_abandoned():
     )
     path = process.stdout.readline().strip()
     theirs = Mailbox.attach(path, 1000)
-    os.unlink(path)
     assert not theirs.abandoned
     process.kill()
     process.wait(30)
@@ -110,6 +132,10 @@ def test_the_mailbox_of_a_process_that_died_is_abandoned():
 
 def _elsewhere(folder, dask_worker=None):
     mailboxes.FOLDER = folder
+
+
+def _sharing(share, dask_worker=None):
+    mailboxes.MOST_SHARE = share
 
 
 def _reads(counted, dask_worker=None):
@@ -148,8 +174,13 @@ def test_a_fit_has_the_same_bits_with_shared_memory_and_without(client):
         client.run(_elsewhere, "/nowhere")
         sent = fit()
         assert sum(client.run(_counted).values()) == 0
+        client.run(_elsewhere, mailboxes.FOLDER)
+        client.run(_sharing, 1e-4)  # of the memory that a worker may use
+        fit()
+        assert sum(client.run(_counted).values()) == 0
     finally:
         client.run(_reads, False)
         client.run(_elsewhere, mailboxes.FOLDER)
+        client.run(_sharing, mailboxes.MOST_SHARE)
     np.testing.assert_array_equal(shared.coef_, sent.coef_)
     assert not glob.glob(os.path.join(mailboxes.FOLDER, "skdist-*"))
