@@ -342,7 +342,7 @@ class Dispatcher:
         # Who is slow gets less, so that all are through at the same time.
         share = max(
             min(queue.rows / max(worker.slots - len(worker.flying), 1), left / pace / self._speed),
-            least / pace,
+            self._least_seconds / pace,
         )
         first = queue.take()
         # A partition is cut only where a worker has threads without one, or is slower than the others.
