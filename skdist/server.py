@@ -211,7 +211,7 @@ class ParameterServer:
         with self._lock:
             attempt = self._attempts.get(update.visit)
             if attempt is None:
-                if self._attempts.retired(update.visit):
+                if self._attempts.retired(update.visit):  # and forgotten since
                     return self._refuse(0)
                 raise ValueError(f"Visit {update.visit} was never joined.")
             if attempt.name != update.attempt or attempt.answer is None:

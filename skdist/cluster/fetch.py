@@ -20,7 +20,6 @@ LOST = "lost dependencies"
 #: Why Dask itself cancels futures: something was lost. All other reasons are somebody's who called `cancel`.
 LOSSES = frozenset({"scheduler-restart", "scheduler-connection-lost", LOST, "already forgotten"})
 
-
 #: A result that the scheduler cannot get hold of is asked for again after so many seconds, and for so long.
 AGAIN_SECONDS, MISSING_SECONDS = 0.1, 30.0
 

@@ -23,9 +23,6 @@ with contextlib.suppress(ImportError):  # of systems that have no such memory ei
 
 from skdist.messages import Answer, Update
 
-#: Of the memory that a worker may use.
-MOST_SHARE = 0.25
-
 Message = TypeVar("Message", Update, Answer)
 
 #: Where files are memory.
@@ -36,6 +33,9 @@ UPDATES = 3
 
 #: Places for answers: one is written while the learner reads the one before.
 ANSWERS = 2
+
+#: The part of the memory that a worker may use that it may share, with all learners or servers together.
+MOST_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class Mailbox:
 
 
 def most_shared(worker: Worker) -> float:
-    """Return the bytes that a worker may share: a part of the memory it may use, as all count as its own."""
+    """Return the bytes that a worker may share, all of which count as its own."""
     limit = worker.memory_manager.memory_limit
     return MOST_SHARE * limit if limit else float("inf")
 

@@ -24,8 +24,8 @@ VISIT_SECONDS = 0.5
 MOST_SECONDS = 2.0
 BUDGET_MARGIN = 1.5
 
-#: A visit lasts so many times as long as it takes to begin and to end it, which grows with the model, but not
-#: for that reason longer than so many seconds.
+#: Within a worker's fair share a visit may last so many times as long as it takes to begin and to end it,
+#: which grows with the model, but not for that reason longer than so many seconds.
 LEAST_OVER_OVERHEAD = 10.0
 MOST_FOR_OVERHEAD = 10.0
 
