@@ -212,12 +212,12 @@ def visit_inline(
             loop = run_visit(order, chosen, model, learner, attempt, answer)
             offset, answer = _run(server, loop, learner, answer)
     finally:
-        number = server.leave(order.number, attempt)
+        server.leave(order.number, attempt)
     return VisitReport(
         visit=order,
         worker=learner.worker,
         offset=offset,
-        attempt=number,
+        attempt=answer.attempt,
         started=started,
         seconds=time.perf_counter() - began,
         last_epoch=answer.last_epoch,

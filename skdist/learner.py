@@ -291,6 +291,7 @@ def run_visit(
             learner.feedback.taken_in()
         if reply.accepted:
             learner.staleness.append(reply.staleness)
+        if reply.accepted and reply.state is not None:
             if not ahead and learner.feedback is None:
                 state[...] = reply.state
             else:

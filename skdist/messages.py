@@ -201,8 +201,9 @@ class Answer(NamedTuple):
     ----------
     accepted : bool
         False where a newer attempt has taken the visit over: stop.
-    state : ndarray or Mark
-        The server's parameters, or where they are in shards.
+    state : ndarray, Mark or None
+        The server's parameters, or where they are in shards; where the last update of a visit came over a
+        network, its answer has none.
     offset : int
         Rows of the visit that are acknowledged.
     version : int
@@ -237,6 +238,8 @@ class Answer(NamedTuple):
         How long the answer was held back until others had come.
     taken_in : bool
         Whether the update counts: it may, although a newer attempt has taken the visit over since.
+    attempt : int
+        1 for the first execution of the visit, 2 for the second.
     """
 
     accepted: bool
@@ -257,6 +260,7 @@ class Answer(NamedTuple):
     level: float = 1.0
     seconds_held: float = 0.0
     taken_in: bool = True
+    attempt: int = 1
 
 
 class Snapshot(NamedTuple):

@@ -282,17 +282,14 @@ class ParameterServer:
         _deliver(released)
         return attempt.offset if attempt is not None else 0
 
-    def leave(self, visit: int, attempt: str) -> int:
-        """Note that the execution ``attempt`` of a visit has ended; return which one it was, from 1."""
+    def leave(self, visit: int, attempt: str) -> None:
+        """Note that the execution ``attempt`` of a visit has ended."""
         with self._lock:
             known = self._attempts.get(visit)
-            if known is None:
-                return 1
-            if known.name == attempt:
+            if known is not None and known.name == attempt:
                 self._end(known)
             released = self._advance(self._now())
         _deliver(released)
-        return max(known.started, 1)
 
     @property
     def waits(self) -> bool:
@@ -498,6 +495,7 @@ class ParameterServer:
             rate=1.0 if self._monitor is None else self._monitor.rate,
             level=self._guard.level,
             seconds_held=held,
+            attempt=attempt.started,
         )
         return attempt.answer
 

@@ -259,15 +259,20 @@ def test_a_repeat_that_arrives_after_a_takeover_is_refused():
     assert server.version == 1
 
 
-def test_leave_counts_the_executions_and_refuses_what_comes_later():
+def test_executions_are_counted_and_what_comes_after_one_has_ended_is_refused():
     server = make_server()
     learner = FakeLearner(server)
-    assert server.leave(1, learner.attempt) == 1
+    assert learner.answer.attempt == 1
+    assert learner.push(rows=8).attempt == 1
+    server.leave(1, learner.attempt)
     assert not learner.push(rows=8).accepted
     answer = join(server, "second")
-    assert answer.offset == 0
-    assert server.leave(1, "unknown") == 2
-    assert server.leave(1, "second") == 2
+    assert (answer.offset, answer.attempt) == (8, 2)
+    server.leave(1, "unknown")
+    server.leave(9, "of a visit that nobody joined")
+    assert [attempt.name for attempt in server._attempts.under_way] == ["second"]
+    server.leave(1, "second")
+    assert not server._attempts.under_way
 
 
 @settings(deadline=None, max_examples=25)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Collection, Coroutine
 from concurrent.futures import FIRST_COMPLETED, Future
@@ -15,6 +16,7 @@ from distributed import Client, get_worker
 from distributed.protocol import to_serialize
 
 from skdist.backup import Backup
+from skdist.cluster.line import take
 from skdist.cluster.mailbox import Mailbox, most_shared, size_of
 from skdist.exceptions import ServerLostError
 from skdist.fitting import FitSettings, build_server
@@ -96,7 +98,7 @@ class ServerActor:
         return self._server is not None
 
     def model(self) -> tuple[Any, Any]:
-        """Return the model and the classes; each worker asks once."""
+        """Return the model and the classes."""
         return self._model, self._classes
 
     def attach(self, learner: str, path: str, nbytes: int) -> bool:
@@ -115,40 +117,49 @@ class ServerActor:
         for name in [name for name, known in self._mailboxes.items() if known.abandoned]:
             del self._mailboxes[name]
 
-    def join(self, join: Join, mailed: bool = False) -> Answer:
-        """See `ParameterServer.join`; ``mailed`` says that the learner knows of its mailbox."""
+    def join(self, join: Join, wants_model: bool = False, mailed: bool = False) -> tuple[Answer, Any]:
+        """Let a learner join; see `ParameterServer.join`.
+
+        Parameters
+        ----------
+        join : Join
+            As there.
+        wants_model : bool
+            Whether its worker does not know yet what is trained.
+        mailed : bool
+            Whether it knows of its mailbox.
+
+        Returns
+        -------
+        tuple
+            The answer, and what `model` returns or None.
+        """
         answer = self._served().join(join)
         mailbox = self._mailboxes.get(join.learner) if mailed else None
-        return answer if mailbox is None else mailbox.answers.enclose(answer)
+        answer = answer if mailbox is None else mailbox.answers.enclose(answer)
+        return answer, self.model() if wants_model else None
+
+    def join_from(self, path: str, join: Join, wants_model: bool = False) -> tuple[Answer, Any, bool]:
+        """Let a learner join as `join`, and take its offer of a line, if it is on this machine.
+
+        The last item returned says whether it is.
+        """
+        return *self.join(join, wants_model), take(path, self)
 
     def push(self, update: Update) -> Answer | Future[Answer]:
         """See `ParameterServer.push`; for learners on this worker."""
         return self._served().push(update)
 
-    async def exchange(self, update: Update, learner: str = "") -> Answer | None:
+    async def exchange(self, update: Update) -> Answer | None:
         """Push an update and return the answer when the gate lets it go.
 
         Runs on the worker's event loop, which must not be held up by arithmetic.
-
-        Parameters
-        ----------
-        update : Update
-            As for `push`; its state may be in a mailbox.
-        learner : str
-            Who sends it, where the answer's state may come through its mailbox.
 
         Returns
         -------
         Answer or None
             None after `HOLD_SECONDS`: the learner asks again with the same update.
         """
-        mailbox = self._mailboxes.get(learner)
-        if mailbox is None:
-            return await self._exchanged(update)
-        answer = await self._exchanged(mailbox.updates.open(update))
-        return None if answer is None else await asyncio.to_thread(mailbox.answers.enclose, answer)
-
-    async def _exchanged(self, update: Update) -> Answer | None:
         server = self._served()
         small = server.nbytes < LOOP_BYTES
         if small:
@@ -159,13 +170,34 @@ class ServerActor:
         while isinstance(reply, Future) and time.monotonic() < until:
             waiting = asyncio.wrap_future(reply)
             try:
-                return await asyncio.wait_for(asyncio.shield(waiting), server.patience())
+                reply = await asyncio.wait_for(asyncio.shield(waiting), server.patience())
             except TimeoutError:
                 if small:
                     server.expire()
                 else:  # it may have to make a version
                     await asyncio.to_thread(server.expire)
-        return None if isinstance(reply, Future) else reply
+        return _sent(update, reply)
+
+    def exchange_in_turn(self, update: Update, learner: str = "") -> Answer | None:
+        """Return the same as `exchange`, in a thread in which it may wait.
+
+        Parameters
+        ----------
+        update : Update
+            As for `push`; its state may be in a mailbox.
+        learner : str
+            Who sends it, where the answer's state may come through its mailbox.
+        """
+        server, mailbox = self._served(), self._mailboxes.get(learner)
+        reply = server.push(update if mailbox is None else mailbox.updates.open(update))
+        until = time.monotonic() + HOLD_SECONDS
+        while isinstance(reply, Future) and time.monotonic() < until:
+            try:
+                reply = reply.result(server.patience())
+            except TimeoutError:
+                server.expire()
+        answer = _sent(update, reply)
+        return answer if mailbox is None or answer is None else mailbox.answers.enclose(answer)
 
     def patience(self) -> float:
         """See `ParameterServer.patience`."""
@@ -179,9 +211,9 @@ class ServerActor:
         """See `ParameterServer.retire`."""
         return self._served().retire(visit)
 
-    def leave(self, visit: int, attempt: str) -> int:
+    def leave(self, visit: int, attempt: str) -> None:
         """See `ParameterServer.leave`."""
-        return self._served().leave(visit, attempt)
+        self._served().leave(visit, attempt)
 
     def back_up(self, visits: Collection[int], newest: int, rounds: int) -> Backup:
         """See `ParameterServer.back_up`."""
@@ -294,10 +326,21 @@ class Connection:
         """Which server of the fit it is."""
         return self._ref.incarnation
 
-    def join(self, join: Join) -> Answer:
-        """Join a visit; raises as `call`."""
-        answer: Answer = self.call("join", join)
-        return answer
+    def join(self, join: Join, wants_model: bool = False) -> tuple[Answer, Any]:
+        """Join a visit, as `ServerActor.join`; raises as `call`."""
+        reply: tuple[Answer, Any] = self.call("join", join, wants_model)
+        return reply
+
+    def leave(self, visit: int, attempt: str) -> None:
+        """Say that an execution of a visit has ended, without waiting until the server knows.
+
+        If it is lost, the driver finds out.
+        """
+        if self.is_local:
+            with contextlib.suppress(ServerLostError):
+                self.call("leave", visit, attempt)
+        else:
+            self.post("leave", visit, attempt)
 
     def exchange(self, update: Update) -> Future[Answer | None]:
         """Start to push an update; the result is that of `ServerActor.exchange`."""
@@ -340,6 +383,13 @@ class Connection:
             raise ServerLostError(
                 f"The parameter server on {self._ref.address} cannot be reached: {error}"
             ) from error
+
+
+def _sent(update: Update, reply: Answer | Future[Answer]) -> Answer | None:
+    """Return an answer as it is sent, if there is one: nothing is trained from that to the last update."""
+    if isinstance(reply, Future):
+        return None
+    return reply._replace(state=None) if update.last else reply
 
 
 async def _known(call: Awaitable[Any]) -> Any:

@@ -191,6 +191,7 @@ class ClusterFit:
         validation = []
         if self._validated is not self._partitions:
             validation = await members.while_there_are_workers(self._validated.measure)
+            self._validated.let_go()
         await self._started()
         n_learners = sum(present.threads.values())
         model, state, clock = self.plan.build(summaries, validation, n_learners)

@@ -86,7 +86,7 @@ class Partitions:
         self.kind = tasks.Kind(name, intake, hold_out)
         self._samples = samples and source.lengths is not None
         self.blocks: list[Any] = []
-        self._passing: list[Any] = []  # needed until all is measured
+        self._passing: list[Any] = []  # until all is measured
         self._tries: dict[int, int] = {}  # to make a partition again
         self._generation = 0  # part of the keys: Dask may still know what was lost
         self._calls = 0  # part of the keys of tasks over partitions
@@ -146,7 +146,6 @@ class Partitions:
         found: dict[int, Summary] = {}
         for part in await fetch(self.client, measured):
             found.update(part)
-        _release(self._passing)
         summaries = [found.get(number) or self._like(number, found) for number in range(len(self.blocks))]
         self.kind = self.kind._replace(
             shape=next((s.shape for s in summaries if s.rows), ()),
@@ -301,6 +300,7 @@ class Partitions:
         """
         if not self.streamed:
             yield [argument(self.blocks[number]) for number in numbers]
+            self.let_go()
             return
         async with self._loaders[name]:
             loads: list[Any] = self.client.compute(
@@ -311,9 +311,17 @@ class Partitions:
             )
             try:
                 yield loads
+                self.let_go()
                 await settle(loads)
             finally:
                 _release(loads)
+
+    def let_go(self) -> None:
+        """Free what only measuring needed.
+
+        Not as soon as that is done: a client sends at most every 10 ms, and the first visits would wait.
+        """
+        _release(self._passing)
 
     def release(self) -> None:
         """Free everything on the workers.
@@ -321,7 +329,7 @@ class Partitions:
         Not left to the garbage collector: the traceback of an error keeps what its frames held.
         """
         _release(self.blocks)
-        _release(self._passing)
+        self.let_go()
 
     def _sample(self) -> Sequence[int]:
         """Return the partitions to measure where each has to be loaded for it."""

@@ -17,12 +17,12 @@ from threadpoolctl import ThreadpoolController
 from skdist.backup import Backup
 from skdist.cluster.actor import Connection, ServerRef
 from skdist.cluster.shards import ShardedConnection
-from skdist.cluster.sharing import Mailboxes, SharingConnection
+from skdist.cluster.sharing import Neighbours, SharingConnection
 from skdist.cluster.slots import Slots
 from skdist.control.windows import LatencyWindow
 from skdist.fitting import FitSettings, build_learner
 from skdist.learner import Learner
-from skdist.messages import Link
+from skdist.messages import Answer, Join, Link
 from skdist.models.compile import as_input
 from skdist.models.partition import Partition
 
@@ -60,7 +60,7 @@ class LearnerPlugin(WorkerPlugin):
         self.worker = worker
         self.latencies = LatencyWindow(self._settings.window)
         self.slots = Slots()
-        self._mailboxes = Mailboxes()
+        self._neighbours = Neighbours()
         self.backups: dict[int, Backup] = {}
         self._incarnation = 0
         self._gone: Future[None] = Future()
@@ -84,7 +84,7 @@ class LearnerPlugin(WorkerPlugin):
         worker.metrics.pop(self.name, None)
         self.slots.lift()
         self._partitions.clear()
-        self._mailboxes.clear()
+        self._neighbours.clear()
         self.backups.clear()
         with self._lock:
             if self._limits is not None:
@@ -116,9 +116,9 @@ class LearnerPlugin(WorkerPlugin):
                 gone.set_result(None)
         if ref.shards:
             return ShardedConnection(ref, self.worker, gone)
-        if ref.address == self.worker.address:
+        if ref.address == self.worker.address or ref.address.startswith("inproc:"):
             return Connection(ref, self.worker, gone)
-        return SharingConnection(ref, self.worker, gone, self._mailboxes)
+        return SharingConnection(ref, self.worker, gone, self._neighbours)
 
     def renew(self, incarnation: int) -> None:
         """Take in which server is the present one: nobody waits for an earlier one any more."""
@@ -126,11 +126,17 @@ class LearnerPlugin(WorkerPlugin):
             if incarnation <= self._incarnation:
                 return
             self._incarnation, gone, self._gone = incarnation, self._gone, Future()
-            self._mailboxes.clear()  # of the earlier server
+            self._neighbours.clear()  # of the earlier server
         gone.set_result(None)
 
+    def join(self, server: Connection, join: Join) -> Answer:
+        """Join a visit; the first one to do so learns what is trained as well."""
+        answer, model = server.join(join, self._model is None)
+        self._model = self._model or model
+        return answer
+
     def model_of(self, server: Connection) -> Any:
-        """Return the model and the classes of the fit; the server is asked once."""
+        """Return the model and the classes of the fit; who has not joined a visit asks the server."""
         with self._model_lock:
             if self._model is None:
                 self._model = server.call("model")

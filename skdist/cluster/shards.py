@@ -12,7 +12,6 @@ import numpy as np
 from distributed import get_worker
 
 from skdist.cluster.actor import Connection, ServerRef
-from skdist.compression import Change
 from skdist.exceptions import ServerLostError
 from skdist.messages import Answer, Join, Update
 from skdist.parameters import Stage
@@ -83,17 +82,18 @@ class ShardedConnection(Connection):
         """Whether an exchange is a function call: never, as shards are elsewhere."""
         return False
 
-    def join(self, join: Join) -> Answer:
+    def join(self, join: Join, wants_model: bool = False) -> tuple[Answer, Any]:
         """See `Connection.join`."""
-        answer: Answer = self.wait(self._start(self._joined(join)))
-        return answer
+        reply: tuple[Answer, Any] = self.wait(self._start(self._joined(join, wants_model)))
+        return reply
 
     def exchange(self, update: Update) -> Future[Answer | None]:
         """See `Connection.exchange`."""
         return self._start(self._exchanged(update))
 
-    async def _joined(self, join: Join) -> Answer:
-        return await self._completed(await self._ask(self._ref, "join", join))
+    async def _joined(self, join: Join, wants_model: bool) -> tuple[Answer, Any]:
+        answer, model = await self._ask(self._ref, "join", join, wants_model)
+        return await self._completed(answer), model
 
     async def _exchanged(self, update: Update) -> Answer | None:
         source = Source.of(update)
@@ -103,8 +103,8 @@ class ShardedConnection(Connection):
         answer: Answer | None = await self._ask(self._ref, "exchange", update._replace(state=None))
         if answer is None:
             return None
-        if update.last and not isinstance(update.state, Change):  # nothing is trained from it
-            return answer._replace(state=update.state)
+        if update.last:  # nothing is trained from it
+            return answer
         return await self._completed(answer)
 
     async def _bring(self, source: Source, update: Update) -> None:

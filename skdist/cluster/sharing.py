@@ -1,64 +1,42 @@
-"""Exchanges through memory that learner and server share, where they are on one machine."""
+"""Exchanges of a learner with a server on the same machine: a line of their own, and shared memory."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
 from skdist.cluster.actor import Connection, ServerRef
+from skdist.cluster.line import Line, Offer
 from skdist.cluster.mailbox import Mailbox, most_shared, size_of
 from skdist.messages import Answer, Join, Update
 
 logger = logging.getLogger("skdist")
 
-#: Smaller states are sent: what a message takes does not depend on their size.
-LEAST_BYTES = 1 << 20
+#: Smaller states are part of the message.
+LEAST_BYTES = 1 << 16
 
 
-class Mailboxes:
-    """The mailboxes of the learners on a worker, one for each learner and server.
+class Neighbours:
+    """The lines and the mailboxes of the learners on a worker, for one server.
 
-    There is none where the server is on another machine, or the system does not let processes share memory.
+    There are none where the server is on another machine, or the system does not let processes share memory.
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[int, Mailbox | None]] = {}
-
-    def known(self, learner: str, server: SharingConnection) -> Mailbox | None:
-        """Return the mailbox of a learner and a server, if they have one already."""
-        incarnation, mailbox = self._known.get(learner, (server.incarnation, None))
-        return mailbox if incarnation == server.incarnation else None
-
-    def make(self, learner: str, server: SharingConnection, nbytes: int) -> Mailbox | None:
-        """Return the mailbox of a learner and a server for states of a size; tried once."""
-        if nbytes < LEAST_BYTES:
-            return None
-        if self._known.get(learner, (-1, None))[0] != server.incarnation:
-            self._known.pop(learner, None)  # its memory first
-            self._known[learner] = server.incarnation, self._made(learner, server, nbytes)
-        return self._known[learner][1]
-
-    def _made(self, learner: str, server: SharingConnection, nbytes: int) -> Mailbox | None:
-        if size_of(nbytes) > server.most_shared:
-            logger.info("States are sent, as the worker may not use so much more memory.")
-            return None
-        try:
-            path, mailbox = Mailbox.create(nbytes)
-        except OSError as error:
-            logger.info("States are sent, as no memory can be shared: %s.", error)
-            return None
-        try:
-            return mailbox if server.call("attach", learner, path, nbytes) else None
-        finally:
-            with contextlib.suppress(FileNotFoundError):  # the server has it
-                os.unlink(path)
+        self.lines: dict[str, Line | None] = {}
+        self.mailboxes: dict[str, Mailbox | None] = {}
 
     def clear(self) -> None:
         """Forget all of them."""
-        self._known.clear()
+        lines, self.lines = self.lines, {}
+        self.mailboxes = {}
+        for line in lines.values():
+            if line is not None:
+                line.close()
 
 
 class SharingConnection(Connection):
@@ -68,14 +46,15 @@ class SharingConnection(Connection):
     ----------
     ref, worker, gone
         As for `Connection`.
-    mailboxes : Mailboxes
-        Of the worker.
+    neighbours : Neighbours
+        Of the worker, with this server.
     """
 
-    def __init__(self, ref: ServerRef, worker: Any, gone: Future[None], mailboxes: Mailboxes) -> None:
+    def __init__(self, ref: ServerRef, worker: Any, gone: Future[None], neighbours: Neighbours) -> None:
         super().__init__(ref, worker, gone)
-        self._mailboxes = mailboxes
+        self._neighbours = neighbours
         self._learner = ""
+        self._line: Line | None = None
         self._mailbox: Mailbox | None = None
         self._posted: tuple[Update, Update] | None = None
 
@@ -85,26 +64,78 @@ class SharingConnection(Connection):
         threads: int = self._worker.state.nthreads
         return most_shared(self._worker) / threads
 
-    def join(self, join: Join) -> Answer:
+    def join(self, join: Join, wants_model: bool = False) -> tuple[Answer, Any]:
         """See `Connection.join`."""
         self._learner = join.learner
-        self._mailbox = self._mailboxes.known(join.learner, self)
-        answer: Answer = self.call("join", join, self._mailbox is not None)
-        if self._mailbox is not None:
-            return self._mailbox.answers.open(answer)
-        if answer.accepted:
-            self._mailbox = self._mailboxes.make(join.learner, self, answer.state.nbytes)
-        return answer
+        if join.learner not in self._neighbours.lines:
+            answer, model = self._join_first(join, wants_model)
+        else:
+            self._line = self._neighbours.lines[join.learner]
+            self._mailbox = self._neighbours.mailboxes.get(join.learner)
+            answer, model = self.call("join", join, wants_model, self._mailbox is not None)
+            if self._mailbox is not None:
+                return self._mailbox.answers.open(answer), model
+        if self._line is not None and answer.accepted:
+            self._mailbox = self._mailbox_for(join.learner, answer.state.nbytes)
+        return answer, model
+
+    def _join_first(self, join: Join, wants_model: bool) -> tuple[Answer, Any]:
+        """Join, and get a line if the server is on this machine."""
+        try:
+            offer = Offer()
+        except (AttributeError, OSError) as error:
+            logger.info("Exchanges go through Dask alone: %s.", error)
+            self._neighbours.lines[join.learner] = None
+            return super().join(join, wants_model)
+        with contextlib.closing(offer):
+            answer, model, taken = self.call("join_from", offer.path, join, wants_model)
+            self._line = self._neighbours.lines[join.learner] = offer.accept() if taken else None
+        return answer, model
+
+    def _mailbox_for(self, learner: str, nbytes: int) -> Mailbox | None:
+        """Return the mailbox of a learner for states of a size; tried once."""
+        known = self._neighbours.mailboxes
+        if learner not in known and nbytes >= LEAST_BYTES:
+            known[learner] = self._made(learner, nbytes)
+        return known.get(learner)
+
+    def _made(self, learner: str, nbytes: int) -> Mailbox | None:
+        if size_of(nbytes) > self.most_shared:
+            logger.info("States are sent, as the worker may not use so much more memory.")
+            return None
+        try:
+            path, mailbox = Mailbox.create(nbytes)
+        except OSError as error:
+            logger.info("States are sent, as no memory can be shared: %s.", error)
+            return None
+        try:
+            # Through Dask: the actor asks which worker it is on.
+            return mailbox if self.wait(super().post("attach", learner, path, nbytes)) else None
+        finally:
+            with contextlib.suppress(FileNotFoundError):  # the server has it
+                os.unlink(path)
 
     def exchange(self, update: Update) -> Future[Answer | None]:
         """See `Connection.exchange`."""
-        if self._mailbox is None:
+        if self._line is None:
             return super().exchange(update)
+        if self._mailbox is None:
+            return self._line.post("exchange_in_turn", update)
         if self._posted is None or self._posted[0] is not update:  # else the same again: it is written down
             self._posted = update, self._mailbox.updates.enclose(update)
-        return self._start(self._through(self._mailbox, self._posted[1]))
+        return self._line.post(
+            "exchange_in_turn", self._posted[1], self._learner, then=_opener(self._mailbox)
+        )
 
-    async def _through(self, mailbox: Mailbox, update: Update) -> Answer | None:
-        call = self._ref.call_from_worker(self._worker, "exchange", update, self._learner)
-        answer: Answer | None = await call
+    def post(self, method: str, *args: Any) -> Future[Any]:
+        """See `Connection.post`; through the line, where there is one."""
+        if self._line is None:
+            return super().post(method, *args)
+        return self._line.post(method, *args)
+
+
+def _opener(mailbox: Mailbox) -> Callable[[Answer | None], Answer | None]:
+    def opened(answer: Answer | None) -> Answer | None:
         return None if answer is None else mailbox.answers.open(answer)
+
+    return opened

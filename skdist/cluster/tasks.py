@@ -185,20 +185,16 @@ def _visit(
     attempt = f"{learner.name}@{started}"
     offset, last_epoch, number, lost = 0, order.epoch, 1, False
     try:
-        answer = server.join(Join(order, attempt, learner.name, learner.worker, plugin.link()))
-        last_epoch = answer.last_epoch
-        offset = answer.offset
+        join = Join(order, attempt, learner.name, learner.worker, plugin.link())
+        answer = plugin.join(server, join)
+        offset, last_epoch, number = answer.offset, answer.last_epoch, answer.attempt
         try:
             if answer.accepted:
                 offset, last_epoch = _run(
                     order, server, plugin, learner, attempt, answer, partitions, thread, sampled
                 )
-        except ServerLostError:
-            raise
-        except BaseException:
-            server.post("leave", order.number, attempt)  # not waited for: the error matters more
-            raise
-        number = server.call("leave", order.number, attempt)
+        finally:
+            server.leave(order.number, attempt)
     except ServerLostError:
         lost = True
     finally:

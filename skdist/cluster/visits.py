@@ -72,6 +72,7 @@ class Visits:
         self._history, self._name, self._token = history, name, token
         self._ledger = Ledger()
         self._futures: dict[int, Any] = {}  # of the visits that are on the cluster
+        self._over: list[Any] = []  # of those that are not any more
         self._stuck: dict[Landing, str] = {}  # taken off, but a thread of their worker is not free yet
         self._landed = self._began = time.monotonic()
 
@@ -83,6 +84,8 @@ class Visits:
         """Begin what the dispatcher wants begun."""
         for name, order in self._dispatcher.orders():
             self.flying[asyncio.ensure_future(self._visit(name, order))] = order.number
+        # Behind these: a client sends at most every 10 ms, and releases need not be the first.
+        asyncio.get_running_loop().call_soon(self._let_go)
 
     async def _visit(self, name: str, order: Visit) -> VisitReport | None:
         """Return how a visit ended; None where nobody will ever know."""
@@ -105,7 +108,13 @@ class Visits:
             return None
         finally:
             if order.number in self._futures:
-                self._futures.pop(order.number).release()
+                self._over.append(self._futures.pop(order.number))
+
+    def _let_go(self) -> None:
+        """Free the keys of visits that are over."""
+        for future in self._over:
+            future.release()
+        self._over.clear()
 
     async def land(self) -> None:
         """Take in the visits that have ended.
@@ -279,6 +288,7 @@ class Visits:
         """Stop what is under way and free its keys."""
         futures = list(self._futures.values())
         self.drop()
+        self._let_go()
         if not futures:
             return None
         for future in futures:

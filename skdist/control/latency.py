@@ -15,8 +15,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 #: loops, not of the link.
 LEAST_AUTO_THRESHOLD = 5e-3
 
-#: An exchange keeps a processor busy for about 0.1 ms, also where the server is a function call away.
-LEAST_ROUND_SECONDS = 3e-4
+#: A round takes about 0.2 ms of its learner's time beside training, also where the server is a function call
+#: away; and rounds that are shorter than this do not make fits end lower either.
+LEAST_ROUND_SECONDS = 4e-3
 
 #: No round is shorter than B0 over this, or than a mini-batch: a link that fails altogether must not end in
 #: rounds that are nothing but exchanges.

@@ -199,10 +199,10 @@ class Run:
             return
         order = slot.visit
         assert order is not None
-        attempt = self.server.leave(order.number, slot.attempt)
+        self.server.leave(order.number, slot.attempt)
         seconds = self.cluster.now - slot.began
         report = VisitReport(
-            order, slot.name, offset, attempt, slot.began, seconds, last_epoch, slot.learner.seconds_waited,
+            order, slot.name, offset, 1, slot.began, seconds, last_epoch, slot.learner.seconds_waited,
             rounds=slot.learner.rounds, seconds_compute=slot.learner.seconds_compute,
             seconds_span=slot.learner.seconds_span,
         )  # fmt: skip

@@ -63,12 +63,12 @@ def train_and_kill(client, dX, dy, holds_server, **params):
     fit = threading.Thread(target=train)
     fit.start()
 
-    def progressed(epochs):
+    def progressed(epochs, seconds=0.0):
         assert fit.is_alive(), outcome
         found = on_servers(client, "progress")
-        return bool(found) and found[0][0] >= epochs
+        return bool(found) and found[0].epoch >= epochs and found[0].seconds >= seconds
 
-    wait_for(lambda: progressed(5), 60)
+    wait_for(lambda: progressed(5, 3 * serving.BACKUP_SECONDS), 60)
     victim = kill(client, holds_server, pids)
     (state,) = wait_for(lambda: on_servers(client, "progress"), 60)
     wait_for(lambda: progressed(state[0] + 20), 60)
