@@ -96,7 +96,7 @@ def test_a_class_that_the_sample_lacks_is_found(here, labels):
             y[:100] = labels[-1] + 1
 
     files = Files(spoil, labels=labels[-2:])
-    clf = DistributedSGDClassifier("log_loss", client=here, random_state=0)
+    clf = DistributedSGDClassifier("log_loss", client=here, random_state=0, max_iter=5, tol=None)
     clf.fit(*files.collections())
     assert clf.classes_.tolist() == [*labels[-2:], labels[-1] + 1]
     assert clf._training.targets.rows[-1] == 100
@@ -134,7 +134,7 @@ def test_a_feature_that_the_sample_lacks_is_trained(here, sparse):
     files = Files(spoil)
     X, y = files.collections()
     X = X.map_blocks(scipy.sparse.csr_array) if sparse else X
-    clf = DistributedSGDClassifier("log_loss", client=here, random_state=0).fit(X, y)
+    clf = DistributedSGDClassifier("log_loss", client=here, random_state=0, max_iter=5, tol=None).fit(X, y)
     assert clf.coef_[0, 3] > 0.1
     assert sum(visit.rows for visit in clf.history_.visits) == clf.n_iter_ * PARTITIONS * ROWS
 
