@@ -186,9 +186,11 @@ class ServerActor:
         update : Update
             As for `push`; its state may be in a mailbox.
         learner : str
-            Who sends it, where the answer's state may come through its mailbox.
+            Who sends it, where the states may come through its mailbox.
         """
         server, mailbox = self._served(), self._mailboxes.get(learner)
+        if learner and mailbox is None:  # its process is gone, and this was still under way
+            raise ServerLostError(f"The parameter server shares no memory with {learner} any more.")
         reply = server.push(update if mailbox is None else mailbox.updates.open(update))
         until = time.monotonic() + HOLD_SECONDS
         while isinstance(reply, Future) and time.monotonic() < until:
