@@ -1,0 +1,127 @@
+"""A learner's connection to a server on its machine: how it begins, breaks and is made anew."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import Future
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from skdist.cluster import line as lines
+from skdist.cluster.actor import Connection, ServerActor, ServerRef
+from skdist.cluster.line import Offer
+from skdist.cluster.plugin import LearnerPlugin
+from skdist.exceptions import ServerLostError
+from skdist.messages import Join, Segment, Visit
+from tests.cluster.conftest import wait_for
+from tests.cluster.test_line import raising, threads
+from tests.fakes import FakeLearner
+from tests.test_server import make_server
+
+pytestmark = pytest.mark.skipif(not os.path.isdir(lines.FOLDER), reason="files are not memory here")
+
+
+class Cluster:
+    """Two servers of a fit, and a plugin on a worker that is none; what goes through Dask is noted."""
+
+    def __init__(self):
+        self.actors = [ServerActor(), ServerActor()]
+        for actor in self.actors:
+            actor._server = make_server()
+        self.plugin = LearnerPlugin("skdist-test", SimpleNamespace(window=8))
+        self.worker = SimpleNamespace(
+            address="tcp://learner", state=SimpleNamespace(nthreads=2), digests_total={"latency": 0.0},
+            metrics={}, heartbeat=self.heartbeat,
+        )  # fmt: skip
+        asyncio.run(self.plugin.setup(self.worker))
+        self.through_dask = []
+        self.meanwhile = lambda: None
+
+    async def heartbeat(self):
+        pass
+
+    def post(self, connection, method, *args):
+        self.through_dask.append(method)
+        future = Future()
+        future.set_result(getattr(self.actors[connection.incarnation], method)(*args))
+        self.meanwhile()
+        return future
+
+    def connect(self, incarnation=0):
+        return self.plugin.connect(ServerRef("tcp://server", f"server-{incarnation}", incarnation))
+
+
+@pytest.fixture
+def cluster_of_fakes(monkeypatch):
+    found = Cluster()
+    monkeypatch.setattr(Connection, "post", lambda *args: found.post(*args))
+    yield found
+    found.plugin.teardown(found.worker)
+    wait_for(lambda: not threads(), what="the ends of the lines' threads")
+
+
+def join(connection, number, learner="a"):
+    order = Visit(number, 0, (Segment(0, 0, 1000),))
+    answer, _ = connection.join(Join(order, f"{learner}/{number}", learner, "tcp://learner"))
+    assert answer.accepted
+    return answer
+
+
+def update_for(visit, learner="a"):
+    """Return an update of a visit that was joined."""
+    return FakeLearner(make_server(), learner, visit=visit).update(change=1.0)
+
+
+def test_a_line_that_broke_is_made_anew_with_the_next_visit(cluster_of_fakes):
+    connection = cluster_of_fakes.connect()
+    join(connection, 1)
+    connection._line.close()
+    with pytest.raises(ServerLostError, match="cannot be reached"):
+        connection.wait(connection.exchange(update_for(1)))
+    wait_for(lambda: connection._line.broken)
+    for number in (2, 3):
+        connection = cluster_of_fakes.connect()
+        join(connection, number)
+        assert connection.wait(connection.exchange(update_for(number))).accepted
+        connection.leave(number, f"a/{number}")
+    assert cluster_of_fakes.through_dask == ["join_from", "join_from"]
+    assert cluster_of_fakes.actors[0]._server.version == 2
+
+
+def test_who_joins_a_server_that_is_replaced_meanwhile_reaches_the_next_one_afterwards(cluster_of_fakes):
+    earlier = cluster_of_fakes.connect()
+    cluster_of_fakes.meanwhile = lambda: cluster_of_fakes.plugin.renew(1)
+    join(earlier, 1)
+    cluster_of_fakes.meanwhile = lambda: None
+    wait_for(lambda: not threads(), what="the end of the line to the earlier server")
+    with pytest.raises(ServerLostError):
+        earlier.wait(earlier.exchange(update_for(1)))
+    later = cluster_of_fakes.connect(1)
+    join(later, 2)
+    assert later.wait(later.exchange(update_for(2))).accepted
+    assert [actor._server.version for actor in cluster_of_fakes.actors] == [0, 1]
+    # And who is late for it altogether does not get that far.
+    with pytest.raises(ServerLostError, match="replaced"):
+        join(cluster_of_fakes.connect(0), 3)
+
+
+def test_a_learner_that_cannot_accept_a_line_goes_through_dask(cluster_of_fakes, monkeypatch):
+    monkeypatch.setattr(Offer, "accept", raising(OSError(24, "Too many open files")))
+    for number in (1, 2):
+        connection = cluster_of_fakes.connect()
+        join(connection, number)
+        connection.leave(number, f"a/{number}")
+    assert cluster_of_fakes.through_dask == ["join_from", "leave", "join", "leave"]
+
+
+def test_what_was_under_way_when_its_learner_died_is_not_taken_in(cluster_of_fakes):
+    actor = cluster_of_fakes.actors[0]
+    join(cluster_of_fakes.connect(), 1)
+    letter = update_for(1)._replace(state=object())  # that it had written into its mailbox
+    with pytest.raises(ServerLostError, match="shares no memory"):
+        actor.exchange_in_turn(letter, "a")
+    assert actor.retire(1) == 0
+    assert np.array_equal(actor.finish().state, np.zeros(200))
