@@ -336,12 +336,13 @@ class Connection:
     def leave(self, visit: int, attempt: str) -> None:
         """Say that an execution of a visit has ended, without waiting until the server knows.
 
-        If it is lost, the driver finds out.
+        If that is lost, the visit falls silent, and the driver takes it away. A server that was replaced need
+        not know.
         """
         if self.is_local:
             with contextlib.suppress(ServerLostError):
                 self.call("leave", visit, attempt)
-        else:
+        elif not self._gone.done():
             self.post("leave", visit, attempt)
 
     def exchange(self, update: Update) -> Future[Answer | None]:

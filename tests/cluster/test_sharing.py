@@ -107,6 +107,9 @@ def test_who_joins_a_server_that_is_replaced_meanwhile_reaches_the_next_one_afte
     join(later, 2)
     assert later.wait(later.exchange(update_for(2))).accepted
     assert [actor._server.version for actor in cluster_of_fakes.actors] == [0, 1]
+    cluster_of_fakes.through_dask.clear()
+    earlier.leave(1, "a/1")
+    assert not cluster_of_fakes.through_dask
     # And who is late for it altogether does not get that far.
     with pytest.raises(ServerLostError, match="replaced"):
         join(cluster_of_fakes.connect(0), 3)
