@@ -53,6 +53,8 @@ class Neighbours:
             for line in self.lines.values():
                 if line is not None:
                     line.close()
+            self.lines.clear()
+            self.mailboxes.clear()
 
 
 class SharingConnection(Connection):
