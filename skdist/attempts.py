@@ -39,6 +39,8 @@ class Attempt:
         Of the last update; nan before the first.
     arrived : float
         When it came.
+    ends : bool
+        Whether it was the last one of the execution.
     """
 
     visit: Visit
@@ -51,11 +53,12 @@ class Attempt:
     started: int = 0
     staleness: float = math.nan
     arrived: float = 0.0
+    ends: bool = False
 
     def accept(self, update: Update, staleness: float, now: float) -> None:
         """Acknowledge the rows of an update."""
         self.last, self.offset = (update.start, update.stop), update.stop
-        self.staleness, self.arrived = staleness, now
+        self.staleness, self.arrived, self.ends = staleness, now, update.last
 
 
 class Attempts:
@@ -100,7 +103,7 @@ class Attempts:
         """Take in that a learner executes a visit from where it is."""
         attempt.name, attempt.learner, attempt.last = name, learner, (-1, -1)
         self._under_way[attempt.visit.number] = attempt
-        attempt.started, attempt.staleness = attempt.started + 1, math.nan
+        attempt.started, attempt.staleness, attempt.ends = attempt.started + 1, math.nan, False
         self.reached(learner, attempt.visit.epoch)
 
     def reached(self, learner: str, epoch: int) -> None:

@@ -437,7 +437,10 @@ class ParameterServer:
         released = []
         for name in self._gate.released():
             attempt = self._attempts.release(name)
-            self._gate.proceed(name, now)
+            if attempt.ends:  # that it has left may be heard of when others are in the next epoch already
+                self._gate.leave(name)
+            else:
+                self._gate.proceed(name, now)
             answer = self._answer(attempt, self._roster[name], now, now - attempt.arrived)
             # Who has only just come has no ticket yet and takes its answer with it.
             if attempt.ticket is not None:

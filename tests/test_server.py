@@ -576,6 +576,9 @@ def gated(mode, size=1, bound=1, **kwargs):
     return make_server(size, gate=gate, time_source=clock, **kwargs), clock
 
 
+waiting_modes = pytest.mark.parametrize("mode", ["sync", "patient", "ssp"])
+
+
 def company(server, count, **kwargs):
     """Return learners that began an epoch together."""
     return [FakeLearner(server, f"{i}", visit=i, company=count, **kwargs) for i in range(count)]
@@ -667,6 +670,29 @@ def test_the_first_round_of_an_epoch_waits_for_the_company():
     assert second.answer.state is first.answer.state
 
 
+def test_an_end_of_a_visit_that_comes_late_does_not_stand_for_the_next_one():
+    server, _ = gated("sync", max_iter=2)
+    before = company(server, 2)
+    push_together(before, [learner.update(change=0.0)._replace(last=True) for learner in before])
+    server.leave(0, before[0].attempt)
+    first = FakeLearner(server, "0", visit=2, epoch=1, company=2)
+    server.leave(1, before[1].attempt)
+    first.push(change=1.0)
+    assert first.waits
+    second = FakeLearner(server, "1", visit=3, epoch=1, company=2)
+    second.push(change=3.0)
+    assert first.take().state == pytest.approx([2.0])
+
+
+@waiting_modes
+def test_nobody_waits_for_a_learner_whose_last_update_was_answered(mode):
+    _, _, (waiting, last) = waiting_company(mode, 2)
+    last.push(last.update(change=0.0)._replace(last=True))
+    assert waiting.take().accepted
+    for _ in range(3):
+        assert not isinstance(waiting.push(change=1.0), Future)
+
+
 @pytest.mark.parametrize("joined", [True, False])
 def test_a_company_that_is_not_complete_is_waited_for_as_long_as_a_first_lease(joined):
     server, clock = gated("sync")
@@ -700,9 +726,6 @@ def waiting_company(mode, count):
         learner.push(change=6.0)
     assert all(learner.waits for learner in learners[:-1])
     return server, clock, learners
-
-
-waiting_modes = pytest.mark.parametrize("mode", ["sync", "patient", "ssp"])
 
 
 @waiting_modes

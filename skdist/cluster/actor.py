@@ -186,9 +186,11 @@ class ServerActor:
         update : Update
             As for `push`; its state may be in a mailbox.
         learner : str
-            Who sends it, where the answer's state may come through its mailbox.
+            Who sends it, where the states may come through its mailbox.
         """
         server, mailbox = self._served(), self._mailboxes.get(learner)
+        if learner and mailbox is None:  # its process is gone, and this was still under way
+            raise ServerLostError(f"The parameter server shares no memory with {learner} any more.")
         reply = server.push(update if mailbox is None else mailbox.updates.open(update))
         until = time.monotonic() + HOLD_SECONDS
         while isinstance(reply, Future) and time.monotonic() < until:
@@ -334,12 +336,13 @@ class Connection:
     def leave(self, visit: int, attempt: str) -> None:
         """Say that an execution of a visit has ended, without waiting until the server knows.
 
-        If it is lost, the driver finds out.
+        If that is lost, the visit falls silent, and the driver takes it away. A server that was replaced need
+        not know.
         """
         if self.is_local:
             with contextlib.suppress(ServerLostError):
                 self.call("leave", visit, attempt)
-        else:
+        elif not self._gone.done():
             self.post("leave", visit, attempt)
 
     def exchange(self, update: Update) -> Future[Answer | None]:

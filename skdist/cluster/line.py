@@ -40,15 +40,14 @@ class Offer:
     """
 
     def __init__(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="skdist-", dir=FOLDER)  # of this user alone
-        self.path = os.path.join(self._folder, "line")
-        try:
-            self._socket = socket.socket(socket.AF_UNIX)
+        with contextlib.ExitStack() as undo:
+            folder = tempfile.mkdtemp(prefix="skdist-", dir=FOLDER)  # of this user alone
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            self.path = os.path.join(folder, "line")
+            self._socket = undo.enter_context(socket.socket(socket.AF_UNIX))
             self._socket.bind(self.path)
             self._socket.listen(1)
-        except BaseException:
-            self.close()
-            raise
+            self._undo = undo.pop_all()
 
     def accept(self) -> Line:
         """Return the line to a server that has taken the offer."""
@@ -59,8 +58,7 @@ class Offer:
 
     def close(self) -> None:
         """Leave nothing of it."""
-        self._socket.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._undo.close()
 
 
 class Line:
@@ -79,43 +77,58 @@ class Line:
         self._lock = threading.Lock()
         threading.Thread(target=self._listen, name="skdist-line", daemon=True).start()
 
+    @property
+    def broken(self) -> bool:
+        """Whether it has ended: no call gets through any more."""
+        return self._connection.fileno() < 0
+
     def post(self, method: str, *args: Any, then: Callable[[Any], Any] | None = None) -> Future[Any]:
         """Call a method of the server; the result is what it returns, or what ``then`` makes of that."""
         future: Future[Any] = Future()
         with self._lock:
             number = next(self._numbers)
+            message = _packed(number, method, args)
             self._calls[number] = future, then
             try:
-                _send(self._connection, (number, method, args))
+                self._connection.sendall(message)
             except OSError as error:
                 del self._calls[number]
                 future.set_exception(error)
+                self.close()  # what would follow half a message cannot be read
         return future
 
     def close(self) -> None:
         """Hang up: who waits for a reply gets an `OSError`."""
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
+        _hang_up(self._connection)
 
     def _listen(self) -> None:
-        with self._connection:
-            try:
-                while True:
-                    number, result, error = _receive(self._connection)
-                    future, then = self._calls.pop(number)
-                    if not future.set_running_or_notify_cancel():
-                        continue
-                    if error is None:
-                        future.set_result(result if then is None else then(result))
-                    else:
-                        future.set_exception(error)
-            except (EOFError, OSError) as error:
-                gone = OSError(f"the server has hung up: {error!r}")
-            with self._lock:
-                left, self._calls = list(self._calls.values()), {}
+        try:
+            while True:
+                self._settle(*_receive(self._connection))
+        except Exception as error:  # also of a reply that cannot be read
+            gone = OSError(f"the server has hung up: {error!r}")
+        self.close()  # who waits for room to send must not keep the lock
+        with self._lock:
+            self._connection.close()
+            left, self._calls = list(self._calls.values()), {}
         for future, _ in left:
             if future.set_running_or_notify_cancel():
                 future.set_exception(gone)
+
+    def _settle(self, number: int, result: Any, error: Exception | None) -> None:
+        """Give a reply to who waits for it. Nothing of it is kept until the next one."""
+        future, then = self._calls.pop(number)
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            if error is None and then is not None:
+                result = then(result)
+        except Exception as failure:
+            error = failure
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
 
 
 def take(path: str, server: Any) -> bool:
@@ -128,40 +141,52 @@ def take(path: str, server: Any) -> bool:
     server : object
         Its methods are called, in a thread of this learner's own, in which they may wait.
     """
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.connect(path)
-    except OSError:
-        connection.close()
-        return False
+    with contextlib.ExitStack() as undo:
+        try:
+            connection = undo.enter_context(socket.socket(socket.AF_UNIX))
+            connection.connect(path)
+            threading.Thread(
+                target=_answer, args=(connection, weakref.ref(server)), name="skdist-answers", daemon=True
+            ).start()
+        except (AttributeError, OSError, RuntimeError):  # not here, or no more files or threads
+            return False
+        undo.pop_all()
     # Without the server nobody answers: that ends the thread.
     weakref.finalize(server, _hang_up, connection).atexit = False
-    answering = threading.Thread(
-        target=_answer, args=(connection, weakref.ref(server)), name="skdist-answers", daemon=True
-    )
-    answering.start()
     return True
 
 
 def _answer(connection: socket.socket, server: Callable[[], Any]) -> None:
     with connection, contextlib.suppress(EOFError, OSError):
-        while True:
-            _reply(connection, server, *_receive(connection))
+        try:
+            while True:
+                connection.sendall(_reply(server, *_receive(connection)))
+        finally:
+            _hang_up(connection)  # a fork may have it open
 
 
-def _reply(
-    connection: socket.socket, server: Callable[[], Any], number: int, method: str, args: tuple[Any, ...]
-) -> None:
-    """Do what was asked for. Nothing of it is kept until the next call."""
+def _reply(server: Callable[[], Any], number: int, method: str, args: tuple[Any, ...]) -> bytes:
+    """Do what was asked for, and return the message.
+
+    The server is not kept while that is sent, which takes as long as the learner likes, nor until the next
+    call.
+    """
     present = server()
     if present is None:
         raise EOFError("the server is gone")
-    result, failure = None, None
     try:
-        result = getattr(present, method)(*args)
+        return _packed(number, getattr(present, method)(*args), None)
     except Exception as error:
-        failure = error.with_traceback(None)  # which would keep the server
-    _send(connection, (number, result, failure))
+        return _packed(number, None, _portable(error))
+
+
+def _portable(error: Exception) -> Exception:
+    """Return an error, or one that tells of it where it cannot be read at the other end."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(repr(error))
+    return error
 
 
 def _hang_up(connection: socket.socket) -> None:
@@ -169,9 +194,9 @@ def _hang_up(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-def _send(connection: socket.socket, message: Any) -> None:
+def _packed(*message: Any) -> bytes:
     data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    connection.sendall(len(data).to_bytes(PREFIX) + data)
+    return len(data).to_bytes(PREFIX) + data
 
 
 def _receive(connection: socket.socket) -> Any:
@@ -181,6 +206,9 @@ def _receive(connection: socket.socket) -> Any:
 
 def _bytes(connection: socket.socket, count: int) -> bytes:
     data = connection.recv(count, socket.MSG_WAITALL)
-    if len(data) < count:
-        raise EOFError("the connection has ended")
+    while len(data) < count:  # a signal cuts it short: also one that stops the process for a while
+        more = connection.recv(count - len(data), socket.MSG_WAITALL)
+        if not more:
+            raise EOFError("the connection has ended")
+        data += more
     return data

@@ -84,7 +84,7 @@ class LearnerPlugin(WorkerPlugin):
         worker.metrics.pop(self.name, None)
         self.slots.lift()
         self._partitions.clear()
-        self._neighbours.clear()
+        self._neighbours.end()
         self.backups.clear()
         with self._lock:
             if self._limits is not None:
@@ -110,15 +110,15 @@ class LearnerPlugin(WorkerPlugin):
         """Return a connection to a server; that to an earlier one ends."""
         self.renew(ref.incarnation)
         with self._lock:
-            gone = self._gone
+            gone, neighbours = self._gone, self._neighbours
             if ref.incarnation != self._incarnation:
-                gone = Future()
+                gone, neighbours = Future(), Neighbours()
                 gone.set_result(None)
         if ref.shards:
             return ShardedConnection(ref, self.worker, gone)
         if ref.address == self.worker.address or ref.address.startswith("inproc:"):
             return Connection(ref, self.worker, gone)
-        return SharingConnection(ref, self.worker, gone, self._neighbours)
+        return SharingConnection(ref, self.worker, gone, neighbours)
 
     def renew(self, incarnation: int) -> None:
         """Take in which server is the present one: nobody waits for an earlier one any more."""
@@ -126,7 +126,9 @@ class LearnerPlugin(WorkerPlugin):
             if incarnation <= self._incarnation:
                 return
             self._incarnation, gone, self._gone = incarnation, self._gone, Future()
-            self._neighbours.clear()  # of the earlier server
+            # Others: who joins the earlier server right now must not leave its line to the next one.
+            neighbours, self._neighbours = self._neighbours, Neighbours()
+        neighbours.end()
         gone.set_result(None)
 
     def join(self, server: Connection, join: Join) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -29,14 +30,31 @@ class Neighbours:
     def __init__(self) -> None:
         self.lines: dict[str, Line | None] = {}
         self.mailboxes: dict[str, Mailbox | None] = {}
+        self._ended = False
+        self._lock = threading.Lock()
 
-    def clear(self) -> None:
-        """Forget all of them."""
-        lines, self.lines = self.lines, {}
-        self.mailboxes = {}
-        for line in lines.values():
-            if line is not None:
+    def knows(self, learner: str) -> bool:
+        """Whether it is known if a learner has a line, and none that is broken."""
+        line = self.lines.get(learner)
+        return learner in self.lines and not (line is not None and line.broken)
+
+    def keep(self, learner: str, line: Line | None) -> None:
+        """Keep the line of a learner, and no mailbox of the one before."""
+        with self._lock:
+            self.lines[learner] = line
+            self.mailboxes.pop(learner, None)
+            if self._ended and line is not None:
                 line.close()
+
+    def end(self) -> None:
+        """Hang up: the server is not to be heard any more, also where a learner is just joining it."""
+        with self._lock:
+            self._ended = True
+            for line in self.lines.values():
+                if line is not None:
+                    line.close()
+            self.lines.clear()
+            self.mailboxes.clear()
 
 
 class SharingConnection(Connection):
@@ -67,7 +85,7 @@ class SharingConnection(Connection):
     def join(self, join: Join, wants_model: bool = False) -> tuple[Answer, Any]:
         """See `Connection.join`."""
         self._learner = join.learner
-        if join.learner not in self._neighbours.lines:
+        if not self._neighbours.knows(join.learner):
             answer, model = self._join_first(join, wants_model)
         else:
             self._line = self._neighbours.lines[join.learner]
@@ -85,11 +103,15 @@ class SharingConnection(Connection):
             offer = Offer()
         except (AttributeError, OSError) as error:
             logger.info("Exchanges go through Dask alone: %s.", error)
-            self._neighbours.lines[join.learner] = None
+            self._neighbours.keep(join.learner, None)
             return super().join(join, wants_model)
         with contextlib.closing(offer):
             answer, model, taken = self.call("join_from", offer.path, join, wants_model)
-            self._line = self._neighbours.lines[join.learner] = offer.accept() if taken else None
+            try:
+                self._line = offer.accept() if taken else None
+            except (OSError, RuntimeError) as error:  # no more files or threads
+                logger.info("Exchanges go through Dask alone: %s.", error)
+        self._neighbours.keep(join.learner, self._line)
         return answer, model
 
     def _mailbox_for(self, learner: str, nbytes: int) -> Mailbox | None:

@@ -200,6 +200,7 @@ class Visits:
     async def _give_up_on(self, number: int) -> None:
         """Take a silent visit off its worker, which gets no other one until it has ended."""
         if number not in self._dispatcher.in_flight:
+            await self._serving.call("retire", number)  # it has ended, but the word of that got lost
             return
         _, worker = self._dispatcher.in_flight[number]
         others = set(self._dispatcher.workers) - {worker}

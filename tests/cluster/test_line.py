@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import gc
-import glob
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import termios
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -43,19 +47,40 @@ class Server:
     def fail(self):
         raise ServerLostError("as it is")
 
+    def fail_oddly(self):
+        raise Odd("and", "even")
+
+    def give(self, what):
+        return {"lock": threading.Lock(), "odd": Odd("and", "even")}[what]
+
+
+class Odd(Exception):
+    """Can be written down but not read again."""
+
+    def __init__(self, one, other):
+        super().__init__(f"{one} {other}")
+
 
 def threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("skdist-")]
 
 
 @pytest.fixture
-def ends():
+def folder(monkeypatch):
+    """Where offers of this test alone are made."""
+    with tempfile.TemporaryDirectory(dir=lines.FOLDER) as path:
+        monkeypatch.setattr(lines, "FOLDER", path)
+        yield path
+
+
+@pytest.fixture
+def ends(folder):
     """A server, and a learner's line to it."""
     server, offer = Server(), Offer()
     assert take(offer.path, server)
     line = offer.accept()
     offer.close()
-    assert not glob.glob(os.path.join(lines.FOLDER, "skdist-*"))
+    assert not os.listdir(folder)
     yield server, line
     line.close()
     wait_for(lambda: not threads(), what="the ends of a line's threads")
@@ -78,6 +103,29 @@ def test_errors_come_back(ends):
     with pytest.raises(ServerLostError, match="as it is"):
         line.post("fail").result(30)
     assert line.post("double", 1).result(30) == 2
+
+
+def test_what_cannot_travel_is_an_error_of_its_call_alone(ends):
+    _, line = ends
+    with pytest.raises(TypeError, match="lock"):
+        line.post("give", "lock").result(30)
+    with pytest.raises(RuntimeError, match=r"Odd\('and even'\)"):
+        line.post("fail_oddly").result(30)
+    with pytest.raises(TypeError, match="unsupported"):
+        line.post("double", 1, then=lambda answer: answer * {}).result(30)
+    with pytest.raises(TypeError, match="lock"):
+        line.post("double", threading.Lock())
+    assert line.post("double", 1).result(30) == 2
+    assert not line.broken
+
+
+def test_a_reply_that_cannot_be_read_ends_the_line(ends):
+    _, line = ends
+    with pytest.raises(OSError, match=r"hung up.*other"):
+        line.post("give", "odd").result(30)
+    with pytest.raises(OSError, match=r"hung up|Broken pipe|descriptor"):
+        line.post("double", 1).result(30)
+    wait_for(lambda: line.broken)
 
 
 def test_who_waits_hears_that_the_line_was_hung_up(ends):
@@ -146,12 +194,94 @@ def test_a_message_may_come_in_pieces():
     line = Line(here)
     reply = line.post("double", 1)
     there.recv(1 << 10)
-    data = lines.pickle.dumps((0, "whole", None))
-    for byte in len(data).to_bytes(lines.PREFIX) + data:
+    for byte in lines._packed(0, "whole", None):
         there.send(bytes([byte]))
     assert reply.result(30) == "whole"
     line.close()
     there.close()
+
+
+def unread(connection):
+    """Return how many bytes wait to be read."""
+    count = array.array("i", [0])
+    fcntl.ioctl(connection, termios.FIONREAD, count)
+    return count[0]
+
+
+def test_a_signal_cuts_no_message_short():
+    here, there = socket.socketpair()
+    line = Line(here)
+    reply = line.post("double", 1)
+    data = lines._packed(0, "whole", None)
+    before, came = signal.signal(signal.SIGUSR1, lambda *_: came.set()), threading.Event()
+    try:
+        there.sendall(data[:-2])
+        wait_for(lambda: not unread(here))  # the thread has all of it and waits for the rest
+        (thread,) = threads()
+        for _ in range(2):
+            came.clear()
+            signal.pthread_kill(thread.ident, signal.SIGUSR1)
+            wait_for(came.is_set)
+        there.sendall(data[-2:])
+        assert reply.result(30) == "whole"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        line.close()
+        there.close()
+
+
+def test_a_learner_that_does_not_listen_keeps_no_server():
+    server, offer = Server(), Offer()
+    assert take(offer.path, server)
+    learner, _ = offer._socket.accept()
+    offer.close()
+    learner.sendall(lines._packed(0, "double", (np.zeros(1 << 20),)))
+    wait_for(lambda: unread(learner))  # there is room for a part of the reply only
+    gone = weakref.ref(server)
+    del server
+    wait_for(lambda: gone() is None)
+    wait_for(lambda: not threads())
+    learner.close()
+
+
+def test_who_has_no_room_to_post_is_let_go():
+    here, there = socket.socketpair()
+    line = Line(here)
+    posted = []
+    thread = threading.Thread(target=lambda: posted.append(line.post("double", np.zeros(1 << 20))))
+    thread.start()
+    wait_for(lambda: unread(there))  # the lock is held meanwhile
+    line.close()
+    thread.join(30)
+    with pytest.raises(OSError, match=r"Broken pipe|hung up"):
+        posted[0].result(30)
+    wait_for(lambda: line.broken)
+    with pytest.raises(OSError, match="descriptor"):
+        line.post("double", 1).result(30)
+    there.close()
+
+
+def test_a_process_without_files_or_threads_to_spare_has_no_lines(monkeypatch, folder):
+    offer = Offer()
+    with monkeypatch.context() as patched:
+        patched.setattr(lines.socket, "socket", raising(OSError(24, "Too many open files")))
+        assert not take(offer.path, Server())
+        with pytest.raises(OSError, match="Too many"):
+            Offer()
+    assert os.listdir(folder) == [os.path.basename(os.path.dirname(offer.path))]
+    monkeypatch.setattr(lines.threading.Thread, "start", raising(RuntimeError("can't start new thread")))
+    assert not take(offer.path, Server())
+    with pytest.raises(RuntimeError, match="thread"):
+        offer.accept()
+    offer.close()
+    assert not os.listdir(folder)
+
+
+def raising(error):
+    def raises(*args, **kwargs):
+        raise error
+
+    return raises
 
 
 def _calls(counted, dask_worker=None):
@@ -179,7 +309,7 @@ def _threads(dask_worker=None):
 
 
 @pytest.mark.parametrize("mode", ["async", "ssp", "sync"])
-def test_a_fit_has_the_same_bits_through_lines_and_through_dask(client, mode):
+def test_a_fit_has_the_same_bits_through_lines_and_through_dask(client, mode, folder):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(4_000, 20)).astype(np.float32)
     y = (X[:, 0] + rng.normal(size=len(X)) > 0).astype(int)
@@ -189,6 +319,7 @@ def test_a_fit_has_the_same_bits_through_lines_and_through_dask(client, mode):
         return DistributedSGDClassifier("log_loss", random_state=0, client=client, **fixed).fit(X, y)
 
     client.run(_calls, True)
+    client.run(_elsewhere, folder)
     try:
         through_lines = fit()
         calls = [call for found in client.run(_counted).values() for call in found]
@@ -199,9 +330,9 @@ def test_a_fit_has_the_same_bits_through_lines_and_through_dask(client, mode):
         assert not any(client.run(_counted).values())
     finally:
         client.run(_calls, False)
-        client.run(_elsewhere, lines.FOLDER)
+        client.run(_elsewhere, os.path.dirname(folder))
     assert sum(visit.rows for visit in through_lines.history_.visits) == 2 * len(X)
     if mode == "sync":
         np.testing.assert_array_equal(through_lines.coef_, through_dask.coef_)
     wait_for(lambda: not any(client.run(_threads).values()), what="the ends of the lines' threads")
-    assert not glob.glob(os.path.join(lines.FOLDER, "skdist-*"))
+    assert not os.listdir(folder)
