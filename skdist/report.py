@@ -237,9 +237,8 @@ def _compiling(rounds: Iterable[RoundRecord]) -> float:
     """Return the seconds of first rounds that took much longer than the others of their worker."""
     seconds = 0.0
     for first, *others in _of_workers(rounds).values():
-        if _seconds_per_row([first]) > COMPILING_FACTOR * _median(
-            _seconds_per_row([each]) for each in others
-        ):
+        usual = _median(_seconds_per_row([each]) for each in others)
+        if _seconds_per_row([first]) > COMPILING_FACTOR * usual:
             seconds += first.seconds_compute
     return seconds
 
