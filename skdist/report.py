@@ -19,6 +19,9 @@ SLOW_FACTOR = 2.0
 #: A fit that lasted less, in seconds, is not worth the user's time: no remark on it says what to change.
 SHORT_SECONDS = 1.0
 
+#: A first round of a worker that takes so many times as long per row as its others has compiled.
+COMPILING_FACTOR = 10.0
+
 #: Updates that count less than this on average are worth a remark.
 LOW_RATE_SCALE = 0.5
 
@@ -77,6 +80,8 @@ class FitReport:
         Rows trained on per second of training.
     compute : float
         Share of the time in which threads trained.
+    compiling : float
+        The part of it that was spent in first rounds in which kernels were compiled.
     exchange : float
         In which they had to wait for their own exchanges, or began and ended visits. Exchanges that were
         hidden behind training do not count.
@@ -106,6 +111,7 @@ class FitReport:
     seconds_total: float
     rows_per_second: float
     compute: float
+    compiling: float
     exchange: float
     waiting: float
     idle: float
@@ -146,7 +152,8 @@ class FitReport:
                 f"  slowest worker       {self.slowest.times_slower:7.2f}   times as long per row: "
                 f"{self.slowest.worker}"
             )
-        lines += [f"- {advice}" for advice in self.advice] or ["- Nothing stands out."]
+        nothing = "Nothing stands out." if self.seconds >= SHORT_SECONDS else "Too short to be made faster."
+        lines += [f"- {advice}" for advice in self.advice or (nothing,)]
         return "\n".join(lines)
 
 
@@ -182,6 +189,7 @@ def report_on(
         seconds_total=sum(fit.seconds_total for fit in fits),
         rows_per_second=sum(round_.rows for round_ in rounds) / max(seconds, 1e-9),
         compute=compute / threads,
+        compiling=_compiling(rounds) / threads,
         exchange=max(busy - compute - waiting, 0.0) / threads,
         waiting=waiting / threads,
         idle=max(threads - busy, 0.0) / threads,
@@ -197,9 +205,7 @@ def report_on(
 
 
 def _by_worker(rounds: Iterable[RoundRecord]) -> tuple[WorkerReport, ...]:
-    own = defaultdict(list)
-    for round_ in rounds:
-        own[round_.worker].append(round_)
+    own = _of_workers(rounds)
     speed = {name: _seconds_per_row(theirs) for name, theirs in own.items()}
     reports = []
     for name, theirs in own.items():
@@ -218,6 +224,23 @@ def _by_worker(rounds: Iterable[RoundRecord]) -> tuple[WorkerReport, ...]:
             )
         )
     return tuple(sorted(reports, key=lambda each: -each.times_slower))
+
+
+def _of_workers(rounds: Iterable[RoundRecord]) -> dict[str, list[RoundRecord]]:
+    own = defaultdict(list)
+    for round_ in rounds:
+        own[round_.worker].append(round_)
+    return own
+
+
+def _compiling(rounds: Iterable[RoundRecord]) -> float:
+    """Return the seconds of first rounds that took much longer than the others of their worker."""
+    seconds = 0.0
+    for first, *others in _of_workers(rounds).values():
+        usual = _median(_seconds_per_row([each]) for each in others)
+        if _seconds_per_row([first]) > COMPILING_FACTOR * usual:
+            seconds += first.seconds_compute
+    return seconds
 
 
 def _seconds_per_row(rounds: Sequence[RoundRecord]) -> float:
@@ -246,6 +269,11 @@ def _advice(report: FitReport) -> list[str]:
         )
     if report.seconds < SHORT_SECONDS:
         return advice
+    if report.compiling > LARGE_SHARE:
+        advice.append(
+            f"First rounds took {report.compiling:.0%} of the time, as kernels were compiled: the next fit "
+            "on this machine finds them on disk."
+        )
     if several and report.waiting > LARGE_SHARE:
         instead = "a larger max_staleness, or mode='async'," if report.mode == "ssp" else "mode='async'"
         advice.append(

@@ -39,8 +39,8 @@ class ParameterServer:
 
     Parameters
     ----------
-    state : ndarray
-        Initial parameters.
+    state : ndarray of shape (n_members, ...)
+        Initial parameters: ``state[0]`` is the iterate, others are averages or statistics.
     n_rows : int
         Rows of an epoch.
     schedule : Schedule
@@ -81,11 +81,16 @@ class ParameterServer:
     time_source : callable
         Seconds of a steady clock.
 
+    Notes
+    -----
+    The name and the roles are those of Li et al. (2014, OSDI, "Scaling Distributed Machine Learning with the
+    Parameter Server"), momentum on means of rounds those of Douillard et al. (2023, arXiv:2311.08105).
+
     Examples
     --------
     >>> import numpy as np
     >>> from skdist.control.schedules import CONSTANT, Schedule
-    >>> server = ParameterServer(np.zeros(3), n_rows=100, schedule=Schedule(CONSTANT, 0.1))
+    >>> server = ParameterServer(np.zeros((1, 3)), n_rows=100, schedule=Schedule(CONSTANT, 0.1))
     >>> server.version
     0
     """

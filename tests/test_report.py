@@ -83,6 +83,7 @@ IDLE = [make_visit(number, compute=9.0, waited=0.0, seconds=9.5) for number in r
 EXCHANGING = [make_visit(number, compute=5.0, waited=0.0, seconds=9.5) for number in range(4)]
 WAITING = [make_visit(number, compute=5.0, waited=4.0, seconds=9.5) for number in range(4)]
 UNEQUAL = [make_round("a"), make_round("b"), make_round("c", seconds_compute=5.0)]
+COMPILING = [make_round(worker, seconds_compute=seconds) for worker in "ab" for seconds in (5.0, 0.1)]
 LATE = [make_round(staleness=6.0, applied=0.2)]
 
 
@@ -95,10 +96,11 @@ LATE = [make_round(staleness=6.0, applied=0.2)]
         ({"visits": WAITING, "mode": "sync"}, "mode='async' lets them go on", {"visits": None}),
         ({"visits": WAITING, "mode": "ssp"}, "a larger max_staleness, or mode='async'", {"visits": None}),
         ({"rounds": UNEQUAL}, "5.0 times as long on c", {"rounds": None}),
+        ({"rounds": COMPILING}, "First rounds took 25% of the time", {"rounds": None}),
         ({"rounds": LATE}, "6.0 versions late", {"rounds": None}),
         ({"seconds_total": 25.0}, "took 15 s, longer than training", {"seconds_total": 19.0}),
     ],
-    ids=["partitions", "idle", "exchanges", "sync", "ssp", "slow worker", "late", "preparation"],
+    ids=["partitions", "idle", "exchanges", "sync", "ssp", "slow worker", "compiling", "late", "preparation"],
 )
 def test_advice_follows_from_figures(params, words, without):
     found = report(**params)
@@ -115,7 +117,9 @@ def test_short_fits_are_not_worth_a_remark(visits):
         for visit in visits
     ]  # fmt: skip
     assert report(visits=visits).advice
-    assert report(visits=short, seconds=0.5, seconds_total=0.6).advice == ()
+    found = report(visits=short, seconds=0.5, seconds_total=0.6)
+    assert found.advice == ()
+    assert str(found).endswith("- Too short to be made faster.")
 
 
 def test_a_low_rate_scale_of_fresh_updates_is_no_reason_to_change_rounds():

@@ -222,7 +222,7 @@ def blocks_of(collections: Sequence[Any]) -> list[list[Delayed]]:
     graph = _joint_graph(arrays, list(itertools.chain.from_iterable(keys))) if arrays else {}
     parts = iter(keys)
     return [
-        _blocks(graph, next(parts)) if hasattr(values, "chunks") else _frame_blocks(values)
+        _blocks(graph, next(parts)) if hasattr(values, "chunks") else frame_blocks(values)
         for values in collections
     ]
 
@@ -234,9 +234,15 @@ def _joint_graph(arrays: Sequence[Any], keys: Sequence[Any]) -> dict[Any, Any]:
     return graph if all(key in graph for key in keys) else dict(merged)
 
 
-def _frame_blocks(frame: Any) -> list[Delayed]:
-    blocks = list(np.asarray(frame.to_delayed(), dtype=object).ravel())
-    return _blocks(dict(blocks[0].__dask_graph__()), [block.key for block in blocks]) if blocks else []
+def frame_blocks(frame: Any) -> list[Delayed]:
+    """Return the blocks of a DataFrame, a Series or a Bag: as many as it says that it has partitions.
+
+    `to_delayed` merges partitions where few columns of files are read: more of y than of X.
+    """
+    if not hasattr(frame, "expr"):
+        return list(frame.to_delayed())
+    plan = frame.expr.simplify().lower_completely().simplify().fuse()
+    return _blocks(dict(plan.__dask_graph__()), plan.__dask_keys__())
 
 
 def _blocks(graph: Any, keys: Sequence[Any]) -> list[Delayed]:

@@ -139,8 +139,10 @@ def on_collection(estimator: Any, method: str, X: Any) -> Any:
     if hasattr(X, "columns"):
         import dask
 
+        from skdist.cluster.source import frame_blocks
+
         frame_to_numpy(X._meta)  # refuses columns that are no numbers before anything is computed
-        blocks = X.to_delayed()
+        blocks = frame_blocks(X)
         work = dask.delayed(on_block, pure=True)
         shape = (np.nan, width) if width else (np.nan,)
         return da.concatenate(

@@ -90,21 +90,46 @@ class ClassifierMethods(ClassifierMixin, TorchBase):
         Returns
         -------
         ndarray or lazy dask Array of shape (n_samples,)
+
+        Raises
+        ------
+        ValueError
+            Where rows have another shape than those of the fit, or hold NaN or infinity.
         """
         return self._predict("predict", X)
 
     @available_if(_estimates_probabilities)
     def predict_proba(self, X: Any) -> Any:
-        """Return the probability of each class, shape (n_samples, n_classes); X as in `fit`."""
+        """Return the probability of each class; parameters and errors as in `predict`.
+
+        Returns
+        -------
+        ndarray or lazy dask Array of shape (n_samples, n_classes)
+            Columns in the order of ``classes_``.
+        """
         return self._predict("predict_proba", X)
 
     @available_if(_estimates_probabilities)
     def predict_log_proba(self, X: Any) -> Any:
-        """Return the logarithm of `predict_proba`."""
+        """Return the logarithm of `predict_proba`; parameters and errors as in `predict`.
+
+        Returns
+        -------
+        ndarray or lazy dask Array of shape (n_samples, n_classes)
+            Columns in the order of ``classes_``.
+        """
         return self._predict("predict_log_proba", X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the mean accuracy; on Dask collections it is computed on the cluster."""
+        """Return the mean accuracy; on Dask collections it is computed on the cluster.
+
+        Parameters and errors as in `DistributedSGDClassifier.score`.
+
+        Returns
+        -------
+        float
+            From 0 to 1.
+        """
         if is_collection(X) or is_collection(y):
             return score_on_collections(self, X, y, sample_weight)
         return float(super().score(X, y, sample_weight))
@@ -138,7 +163,9 @@ class RegressorMethods(RegressorMixin, TorchBase):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train one pass over some rows, from where training stands, as that of classifiers does.
+        """Train one pass over some rows, from where training stands.
+
+        As in `DistributedTorchClassifier.partial_fit`, but that y holds numbers and there are no classes.
 
         Returns
         -------
@@ -149,11 +176,27 @@ class RegressorMethods(RegressorMixin, TorchBase):
         return self
 
     def predict(self, X: Any) -> Any:
-        """Return the predicted number of each row; X as in `fit`."""
+        """Return the predicted number of each row.
+
+        Parameters and errors as in `DistributedTorchClassifier.predict`.
+
+        Returns
+        -------
+        ndarray or lazy dask Array of shape (n_samples,)
+            In units of y.
+        """
         return self._predict("predict", X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return R^2; of Dask collections on the cluster."""
+        """Return R^2; on Dask collections it is computed on the cluster.
+
+        Parameters and errors as in `DistributedSGDRegressor.score`.
+
+        Returns
+        -------
+        float
+            At most 1.
+        """
         if is_collection(X) or is_collection(y):
             return score_on_collections(self, X, y, sample_weight)
         return float(super().score(X, y, sample_weight))

@@ -237,7 +237,9 @@ def refuse_infinite(X: Any, weights: np.ndarray, columns: np.ndarray | None = No
         where = where if columns is None else columns[where]
         raise ValueError(
             f"X contains NaN or infinity ({int(bad.sum())} values; columns "
-            f"{', '.join(map(str, where[:5]))}{' ...' if len(where) > 5 else ''})."
+            f"{', '.join(map(str, where[:5]))}{' ...' if len(where) > 5 else ''}). "
+            "Fill them or drop their rows first: a DataFrame with X.fillna(X.mean()), an array in memory "
+            "with sklearn.impute.SimpleImputer."
         )
     if not np.isfinite(weights).all():
         raise ValueError("sample_weight contains NaN or infinity.")

@@ -236,7 +236,8 @@ def frame_to_numpy(frame: Any) -> np.ndarray:
     if odd:
         raise ValueError(
             f"Columns {', '.join(odd[:5])}{' ...' if len(odd) > 5 else ''} of X do not hold numbers. "
-            "Encode them first, for example with sklearn.preprocessing.OneHotEncoder."
+            "Encode them first: a Dask DataFrame with dask.dataframe.get_dummies(X.categorize()), a table in "
+            "memory with sklearn.preprocessing.OneHotEncoder."
         )
     dtype = (
         np.result_type(

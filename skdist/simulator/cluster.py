@@ -61,6 +61,11 @@ class SimulatedCluster:
     snapshots : list of tuple
         Seconds, ``coef`` and ``intercept`` of the last fit, as they were then.
 
+    Raises
+    ------
+    ValueError
+        For numbers out of range, and sequences that are not as long as there are learners.
+
     Examples
     --------
     >>> import numpy as np

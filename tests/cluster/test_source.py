@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import dask
 import dask.array as da
 import dask.dataframe as dd
@@ -8,6 +10,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 from distributed import Client
+from sklearn.exceptions import DataConversionWarning
 
 from skdist import DistributedSGDClassifier
 from tests.cluster.conftest import assert_clean
@@ -31,6 +34,25 @@ class TestInputs:
         assert clf.feature_names_in_.tolist() == [f"x{i}" for i in range(8)]
         assert clf.score(frame[[f"x{i}" for i in range(8)]], y) > 0.8
         assert clf.score(collection[[f"x{i}" for i in range(8)]], collection["y"]) > 0.8
+
+    @pytest.mark.parametrize("labels", ["y", ["y"]], ids=["series", "frame"])
+    @pytest.mark.parametrize("columns", [["x0"], [f"x{i}" for i in range(8)]], ids=["few", "all"])
+    def test_files_of_which_dask_would_merge_more_where_fewer_columns_are_read(
+        self, client, binary, tmp_path, columns, labels
+    ):
+        X, y = binary
+        frame = pd.DataFrame(X, columns=[f"x{i}" for i in range(8)]).assign(y=y)
+        dd.from_pandas(frame, npartitions=6).to_parquet(tmp_path)
+        table = dd.read_parquet(tmp_path)
+        rows = table[columns]
+        assert len(table["y"].to_delayed()) < table.npartitions == 6
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataConversionWarning)
+            clf = make(max_iter=2, tol=None).fit(rows, table[labels])
+        assert clf.history_.fits[0].partitions == 6
+        predicted = clf.predict(rows)
+        assert predicted.npartitions == 6
+        assert clf.score(rows, table["y"]) == pytest.approx((predicted.compute() == y).mean())
 
     def test_sparse_chunks(self, client, binary):
         X, y = binary
