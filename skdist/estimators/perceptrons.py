@@ -20,9 +20,9 @@ from skdist.control.staleness import StalenessWindow
 from skdist.estimators.plan import Plan
 from skdist.estimators.torch_base import TorchBase
 from skdist.estimators.torch_plan import TorchPlan
-from skdist.models.torch.flat import seeded
 from skdist.models.torch.losses import Criterion, half_poisson_deviance, half_squared_error
 from skdist.models.torch.mlp import MLPModel, perceptron
+from skdist.models.torch.randomness import seeded
 
 if TYPE_CHECKING:
     from distributed import Client

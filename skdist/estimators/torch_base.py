@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
@@ -112,6 +113,11 @@ class TorchBase(DistributedBase):
 
     def _check_combinations(self) -> None:
         super()._check_combinations()
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ValueError(
+                f"device={self.device!r} is not one of 'auto', 'cpu', 'cuda' and, for one GPU, 'cuda:0' and "
+                "so on."
+            )
         if self._adaptive and self.tol is None:
             raise ValueError(
                 "learning_rate='adaptive' cuts the step size when the loss settles by less than tol, and "
@@ -218,13 +224,14 @@ class TorchBase(DistributedBase):
         ValueError
             Where the file is of another module.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_model
 
         check_is_fitted(self)
         module = copy.deepcopy(self.module_)  # as it was, should the file not fit
         try:
             load_model(module, str(path))
-        except RuntimeError as error:
+        except (RuntimeError, SafetensorError) as error:
             raise ValueError(f"{path} does not hold the weights of this module: {error}") from error
         for name, value in self._about_module(module.eval()).items():
             setattr(self, name, value)

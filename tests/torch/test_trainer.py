@@ -16,10 +16,11 @@ from skdist.control.schedules import INVERSE_POWER, Schedule
 from skdist.exceptions import DivergedError
 from skdist.intake import Arrays
 from skdist.models.torch import trainer as trainers
-from skdist.models.torch.flat import FlatModule, seeded
+from skdist.models.torch.flat import FlatModule
 from skdist.models.torch.losses import Criterion
 from skdist.models.torch.mlp import MLPModel, MLPTrainer, half_squared_error, perceptron
 from skdist.models.torch.model import StepFactor, TorchModel
+from skdist.models.torch.randomness import seeded
 from skdist.models.torch.trainer import TorchTrainer
 from tests.torch.modules import Dropping, Net
 

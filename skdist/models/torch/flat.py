@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -158,10 +157,3 @@ def _floating_buffers(module: nn.Module) -> list[tuple[nn.Module, str]]:
             owner, _, name = path.rpartition(".")
             found[id(buffer)] = (module.get_submodule(owner), name)
     return list(found.values())
-
-
-def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Return what ``make`` makes with torch's random numbers of a seed, which are put back afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()

@@ -18,6 +18,7 @@ from skdist.models.noise import GradientNoise
 from skdist.models.partition import Partition
 from skdist.models.torch.batches import Batches
 from skdist.models.torch.flat import FlatModule
+from skdist.models.torch.randomness import RandomNumbers
 
 if TYPE_CHECKING:
     from skdist.models.torch.model import TorchModel
@@ -74,31 +75,30 @@ class TorchTrainer:
         self._batches = Batches(model.batch_size, model.class_weights, model.weight_unit)
         elementwise = model.optimizer in ELEMENTWISE
         self._whole = nn.Parameter(self.flat.values) if elementwise else None
-        self._optimizer = _optimizer(model, self.flat.parameters if self._whole is None else [self._whole])
+        self._optimizer = optimizer_of(model, self.flat.parameters if self._whole is None else [self._whole])
         self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
         self._decays: torch.Tensor | None = None
         if model.l2:
             decays = torch.from_numpy(self.flat.decays(model.l2 / model.batch_size))
             self._decays = torch.repeat_interleave(decays, torch.tensor(self.flat.sizes)).to(self.device)
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{model.seed}/{name}".encode()))
-        self._random = generator.get_state()
+        self._random = RandomNumbers(self.device, zlib.crc32(f"{model.seed}/{name}".encode()))
 
     @property
     def kind(self) -> str:
         """Tells whose `memory` it can recall."""
-        return f"module {self.model.optimizer.__qualname__} {self.flat.sizes}"
+        return f"module {self.model.optimizer.__qualname__} {self.flat.sizes} {self.device.type}"
 
     def memory(self) -> Memory:
         """Return what the optimizer has gathered, and where the random numbers of dropout stand."""
         state = copy.deepcopy(self._optimizer.state_dict()["state"])
-        return Memory(self.kind, {"state": _on_processor(state), "random": self._random})
+        return Memory(self.kind, {"state": _on_processor(state), "random": list(self._random.states)})
 
     def recall(self, memory: Memory | None) -> None:
         """Go on with what another optimizer had gathered, if there is one of this kind."""
         if memory is not None and memory.kind == self.kind:
             own = self._optimizer.state_dict()
             self._optimizer.load_state_dict({**own, "state": copy.deepcopy(memory.values["state"])})
-            self._random = memory.values["random"]
+            self._random.states = list(memory.values["random"])
 
     def train(
         self,
@@ -129,16 +129,11 @@ class TorchTrainer:
         if self._whole is not None:
             self._whole.data, self._whole.grad = self.flat.values, self.flat.gradients
         total = torch.zeros((), device=self.device)
-        outside, here = torch.get_rng_state(), self._random
-        torch.set_rng_state(here)
-        try:
-            with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
-                for rows, targets, weights in self._batches.over(partition, order, start, stop):
-                    total += self._step(rows, targets, weights, t, noise, rate)
-                    t += 1
-        finally:
-            self._random = torch.get_rng_state()
-            torch.set_rng_state(outside)
+        here = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+        with here, self._random.drawn():
+            for rows, targets, weights in self._batches.over(partition, order, start, stop):
+                total += self._step(rows, targets, weights, t, noise, rate)
+                t += 1
         self.flat.release()
         loss = float(total)
         # The loss is that before each step, so the last step shows in the parameters alone.
@@ -185,7 +180,8 @@ def _on_processor(values: Any) -> Any:
     return values.cpu() if isinstance(values, torch.Tensor) else values
 
 
-def _optimizer(model: TorchModel, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def optimizer_of(model: TorchModel, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimizer of a learner, in one kernel where torch has one."""
     params: dict[str, Any] = dict(model.optimizer_params)
     fuses = {"fused", "foreach"} <= set(inspect.signature(model.optimizer).parameters)
     if fuses and not {"fused", "foreach"} & set(params):
