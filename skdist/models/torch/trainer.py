@@ -6,7 +6,8 @@ import copy
 import inspect
 import math
 import zlib
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,9 @@ ELEMENTWISE = {
     torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam,
     torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.Adamax, torch.optim.RMSprop, torch.optim.Rprop,
 }  # fmt: skip
+
+#: Modules that scale a mini-batch by its own variance.
+NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 DIVERGED = (
     "Training diverged: the loss or a parameter is not finite although the data is. Lower the step size, "
@@ -70,6 +74,7 @@ class TorchTrainer:
         self.device = model.place(name)
         self.flat = FlatModule(model.module, self.device)
         self.flat.module.train()
+        self._norms = [each for each in self.flat.module.modules() if isinstance(each, NORMS)]
         self._criterion = model.criterion.make(self.device)
         self._inputs = model.inputs(self.device)
         self._batches = Batches(model.batch_size, model.class_weights, model.weight_unit)
@@ -153,7 +158,12 @@ class TorchTrainer:
         """Make a step; return the sum of the losses before it."""
         model, gradients = self.model, self.flat.gradients
         gradients.zero_()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=model.autocast):
+        # What is left over may be a single row, which has no variance.
+        norms = self._norms if len(rows) == 1 < model.batch_size else []
+        with (
+            torch.autocast(self.device.type, torch.bfloat16, enabled=model.autocast),
+            by_running_statistics(norms),
+        ):
             outputs = self.flat.module(self._inputs(rows))
         labels = model.criterion.targets(targets).to(self.device)
         losses = model.criterion.rows(self._criterion, outputs.float(), labels)
@@ -171,6 +181,18 @@ class TorchTrainer:
             group["lr"] = initial * factor
         self._optimizer.step()
         return loss.detach()
+
+
+@contextmanager
+def by_running_statistics(norms: Sequence[nn.Module]) -> Iterator[None]:
+    """Let norms divide by what they have gathered, and gather nothing, in the meantime."""
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def _on_processor(values: Any) -> Any:
