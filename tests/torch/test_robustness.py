@@ -59,6 +59,32 @@ class TestStatistics:
         assert torch.isneginf(clf.module_.never).all()
         assert (clf.module_.least <= torch.from_numpy(rows[0].min(axis=0)) + 1).all()
 
+    class Anew(Net):
+        """Makes its buffer anew instead of changing it, and perhaps a longer one."""
+
+        def __init__(self, grows=False):
+            super().__init__()
+            self.grows = grows
+            self.register_buffer("mean", torch.zeros(4))
+
+        def forward(self, X):
+            if self.training:
+                self.mean = 0.5 * self.mean + 0.5 * X.mean(dim=0)
+                if self.grows:
+                    self.mean = torch.cat([self.mean, self.mean])
+            return super().forward(X)
+
+    @pytest.mark.parametrize("learners", [1, 3])
+    def test_those_that_are_made_anew_are_kept(self, rows, learners):  # noqa: F811
+        X, y = rows[0] * 0.1 + 2, rows[1]
+        with SimulatedCluster(learners):
+            clf = net(self.Anew, max_iter=3).fit(X, y)
+        torch.testing.assert_close(clf.module_.mean, torch.from_numpy(X.mean(axis=0)), rtol=0.1, atol=0.05)
+
+    def test_those_that_grow_are_refused(self, rows):  # noqa: F811
+        with pytest.raises(ValueError, match=r"'mean' of Anew has changed its shape from \(4,\) to \(8,\)"):
+            net(self.Anew, module__grows=True, batch_size=800, max_iter=1).fit(*rows)
+
     @pytest.mark.parametrize("mode", ["async", "ssp"])
     def test_variances_stay_positive(self, images, mode):  # noqa: F811
         """Differences of stale variances that shrink would add up to less than nothing."""

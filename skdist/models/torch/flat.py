@@ -68,6 +68,7 @@ class FlatModule:
         self.values = torch.cat([value.detach().reshape(-1) for value in self.parameters])
         self.gradients = torch.zeros_like(self.values)
         self._statistics = torch.zeros((self.n_members - 1) * self.n_parameters, device=self.device)
+        self._views: list[torch.Tensor] = []
         self._bound: np.ndarray | None = None
         filled = 0
         for owner, name in self._buffers:
@@ -130,7 +131,24 @@ class FlatModule:
         self._bound = state
 
     def release(self) -> None:
-        """Bring the bound state up to date, where it does not share the memory of the parameters."""
+        """Bring the bound state up to date, where it does not share the memory of the module.
+
+        Raises
+        ------
+        ValueError
+            Where a buffer has another shape than before.
+        """
+        for (owner, name), view in zip(self._buffers, self._views, strict=True):
+            buffer = getattr(owner, name)
+            if buffer is not view:  # the module has made it anew instead of changing it
+                if buffer.shape != view.shape:
+                    raise ValueError(
+                        f"The buffer {name!r} of {type(owner).__name__} has changed its shape from "
+                        f"{tuple(view.shape)} to {tuple(buffer.shape)}, but what learners exchange keeps its "
+                        "shape. Register it with persistent=False."
+                    )
+                view.copy_(buffer.detach())
+                setattr(owner, name, view)
         if not self.shared and self._bound is not None:
             self._bound[0] = self.values.cpu().numpy()
             self._bound[1:] = self._statistics.cpu().numpy().reshape(self._bound[1:].shape)
@@ -141,10 +159,12 @@ class FlatModule:
         for value, part, slope in zip(self.parameters, parts, slopes, strict=True):
             value.data = part.view(value.shape)
             value.grad = slope.view(value.shape)
-        filled = 0
+        filled, self._views = 0, []
         for owner, name in self._buffers:
             buffer = getattr(owner, name)
-            setattr(owner, name, self._statistics[filled : filled + buffer.numel()].view(buffer.shape))
+            view = self._statistics[filled : filled + buffer.numel()].view(buffer.shape)
+            setattr(owner, name, view)
+            self._views.append(view)
             filled += buffer.numel()
 
 
