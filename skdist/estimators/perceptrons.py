@@ -47,8 +47,6 @@ OUT_ACTIVATIONS: dict[Any, str] = {
 class DistributedMLPBase(TorchBase):
     """What both perceptrons share; parameters and attributes are those of the estimators."""
 
-    _keeps_history = True  # and so does the loss curve, as in scikit-learn
-
     loss: str
 
     _row_dtypes: ClassVar[list[Any]] = [np.float32, np.float16, np.uint8, np.int8, np.bool_]

@@ -90,6 +90,8 @@ def _log_probabilities(z: np.ndarray, link: str | None) -> np.ndarray:
 class TorchBase(DistributedBase):
     """What estimators that train a module share; parameters and attributes are those of the estimators."""
 
+    _keeps_history = True  # and so does the loss curve, as in scikit-learn's perceptrons and in skorch
+
     #: Integers stay what they are: indices of an embedding, or narrow pixels.
     _row_dtypes: ClassVar[list[Any]] = [
         np.float32, np.float16, np.uint8, np.int8, np.int16, np.int32, np.int64, np.bool_,

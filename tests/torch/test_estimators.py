@@ -327,7 +327,8 @@ class TestGoingOn:
     def test_warm_starts(self, rows, make):
         clf = make(warm_start=True, max_iter=4).fit(*rows)
         before = clf.loss_curve_[-1]
-        warm = clf.fit(*rows).loss_curve_[-4]  # the curves of perceptrons go on
+        warm = clf.fit(*rows).loss_curve_[4]  # the curve goes on
+        assert (len(clf.loss_curve_), clf.n_iter_) == (8, 4)
         assert warm < 1.5 * before < clf.set_params(warm_start=False).fit(*rows).loss_curve_[0]
         with pytest.raises(ValueError, match="same classes"):
             clf.set_params(warm_start=True).fit(rows[0], np.char.add(rows[1], "!"))

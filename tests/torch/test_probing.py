@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from skdist.models.torch.losses import Criterion
-from tests.torch.modules import Images
+from tests.torch.modules import Images, Net
 from tests.torch.test_estimators import images, net, perceptron, rows  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -52,6 +52,19 @@ def test_parameters_are_refused(rows, params, message):  # noqa: F811
 def test_parameters_of_a_criterion_that_is_made_already_are_not_ignored(rows, criterion):  # noqa: F811
     with pytest.raises(ValueError, match=r"criterion is no class, so \['label_smoothing'\] cannot be given"):
         net(criterion=criterion, criterion__label_smoothing=0.1).fit(*rows)
+
+
+def test_a_module_that_is_frozen_as_a_whole(rows):  # noqa: F811
+    with pytest.raises(ValueError, match="no parameter to train: at least one must have requires_grad"):
+        net(Net().requires_grad_(False)).fit(*rows)
+
+
+def test_optimizers_that_are_particular_about_parameters(rows):  # noqa: F811
+    """Muon takes matrices alone."""
+    matrices = nn.Sequential(nn.Linear(4, 8, bias=False), nn.Tanh(), nn.Linear(8, 3, bias=False))
+    assert net(matrices, optimizer=torch.optim.Muon).fit(*rows).score(*rows) > 0.8
+    with pytest.raises(ValueError, match="optimizer=Muon cannot be made"):
+        net(optimizer=torch.optim.Muon).fit(*rows)
 
 
 def test_a_module_that_is_none(rows):  # noqa: F811

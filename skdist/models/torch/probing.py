@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from skdist.models.torch.batches import Inputs
+from skdist.models.torch.flat import FlatModule
 from skdist.models.torch.losses import Criterion
 from skdist.models.torch.model import TorchModel
 from skdist.models.torch.trainer import optimizer_of
@@ -79,7 +80,7 @@ def _check_optimizer(model: TorchModel) -> None:
             "that steps along a gradient, such as 'sgd' or 'adam'."
         )
     try:
-        optimizer_of(model, [nn.Parameter(torch.zeros(1))])
+        optimizer_of(model, FlatModule(model.module).parameters)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"optimizer={kind.__name__} cannot be made with {model.optimizer_params}: {error}. Change the "
