@@ -180,6 +180,8 @@ class DistributedTorchBase(PrefixedMixin, TorchBase):
 
     def _check_combinations(self) -> None:
         super()._check_combinations()
+        if torch.is_inference_mode_enabled():
+            raise ValueError("Nothing can be trained within torch.inference_mode(). Call fit outside of it.")
         name = self.input_dtype
         if name is not None and not isinstance(getattr(torch, name, None), torch.dtype):
             raise ValueError(f"input_dtype={name!r} is no dtype of torch. Use 'float32', 'int64' or another.")

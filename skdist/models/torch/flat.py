@@ -59,7 +59,7 @@ class FlatModule:
     ) -> None:
         self.device = device if device is not None else torch.device("cpu")
         self.shared = self.device.type == "cpu" if shared is None else shared
-        self.module = copy.deepcopy(module).float().to(self.device)
+        self.module = in_single_precision(copy.deepcopy(module)).to(self.device)
         self.parameters = [value for value in self.module.parameters() if value.requires_grad]
         if not self.parameters:
             raise ValueError("The module has no parameter to train: at least one must have requires_grad.")
@@ -67,7 +67,8 @@ class FlatModule:
         self.sizes = [value.numel() for value in self.parameters]
         self.values = torch.cat([value.detach().reshape(-1) for value in self.parameters])
         self.gradients = torch.zeros_like(self.values)
-        self._statistics = torch.zeros((self.n_members - 1) * self.n_parameters, device=self.device)
+        padded = (self.n_members - 1) * self.n_parameters
+        self._statistics = torch.zeros(padded, dtype=torch.float32, device=self.device)
         self._views: list[torch.Tensor] = []
         self._bound: np.ndarray | None = None
         filled = 0
@@ -166,6 +167,19 @@ class FlatModule:
             setattr(owner, name, view)
             self._views.append(view)
             filled += buffer.numel()
+
+
+def in_single_precision(module: nn.Module) -> nn.Module:
+    """Return a module whose floating parameters and buffers have become float32, in place."""
+    # One whose values alone were converted would go on to take gradients of its first dtype only.
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for owner in module.modules():
+        for name, value in list(owner.named_parameters(recurse=False, remove_duplicate=False)):
+            if value.is_floating_point() and value.dtype != torch.float32:
+                if value not in made:
+                    made[value] = nn.Parameter(value.detach().float(), value.requires_grad)
+                setattr(owner, name, made[value])
+    return module.float()
 
 
 def _floating_buffers(module: nn.Module) -> list[tuple[nn.Module, str]]:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from skdist.models.torch.batches import Inputs
-from skdist.models.torch.flat import FlatModule
+from skdist.models.torch.flat import FlatModule, in_single_precision
 from skdist.models.torch.losses import Criterion
 from skdist.models.torch.model import TorchModel
 from skdist.models.torch.trainer import optimizer_of
@@ -44,7 +44,7 @@ def probe(model: TorchModel) -> None:
     _check_optimizer(model)
     with torch.inference_mode():
         inputs = model.inputs(torch.device("cpu"))
-        outputs = _outputs(copy.deepcopy(model.module).float().eval(), inputs, model.shape)
+        outputs = _outputs(in_single_precision(copy.deepcopy(model.module)).eval(), inputs, model.shape)
     if not isinstance(outputs, torch.Tensor):
         raise ValueError(f"The module must return one tensor, it returned a {type(outputs).__name__}.")
     regression = model.criterion.regression

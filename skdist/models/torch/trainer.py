@@ -135,7 +135,7 @@ class TorchTrainer:
             self._whole.data, self._whole.grad = self.flat.values, self.flat.gradients
         total = torch.zeros((), device=self.device)
         here = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
-        with here, self._random.drawn():
+        with here, self._random.drawn(), torch.enable_grad():
             for rows, targets, weights in self._batches.over(partition, order, start, stop):
                 total += self._step(rows, targets, weights, t, noise, rate)
                 t += 1
