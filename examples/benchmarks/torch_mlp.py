@@ -39,8 +39,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from skdist import DistributedMLPClassifier
-from skdist.models.torch.flat import seeded
 from skdist.models.torch.mlp import perceptron
+from skdist.models.torch.randomness import seeded
 from skdist.testing import slow_down
 
 BATCH, RATE, MOMENTUM, HIDDEN, SLOWER = 64, 0.02, 0.9, 256, 3

@@ -69,6 +69,31 @@ class Schedule:
         return 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class PassSchedule:
+    """The step size of scikit-learn's perceptrons for 'invscaling', which falls at the end of each pass.
+
+    Attributes
+    ----------
+    rows : int
+        Of a pass: the step size is the first one divided by ``(1 + r)^power`` after ``r`` rows.
+    steps : int
+        Mini-batch steps of a pass.
+    power : float
+        The exponent.
+    """
+
+    rows: int
+    steps: int
+    power: float
+    adaptive: ClassVar[bool] = False
+    cuts: ClassVar[int] = 0
+
+    def decay(self, t: float) -> float:
+        """Return ``eta_0 / eta_t``."""
+        return float((1.0 + self.rows * (t // self.steps)) ** self.power)
+
+
 class AutoRate(BaseEstimator):
     """A step size from the data: nothing to tune, no need to standardise.
 

@@ -318,12 +318,12 @@ class DistributedBase(CallbackSupport, SettingsMixin):
             setattr(self, name, value)
         self._training = self._training_of(plan, result)
         self.n_iter_ = result.n_iter
-        self.t_ = result.clock + 1.0
         if keep_history and plan.past is not None and plan.past.history is not None:
             plan.past.history.extend(result.history)
             self.history_ = plan.past.history
         else:
             self.history_ = result.history
+        self.t_ = self._time(result.clock)
         self.loss_curve_: list[float] = [epoch.loss for epoch in self.history_.epochs]
         if tol is not None and not result.converged and result.n_iter >= self.max_iter:
             warnings.warn(
@@ -333,6 +333,10 @@ class DistributedBase(CallbackSupport, SettingsMixin):
                 ConvergenceWarning,
                 stacklevel=5,
             )
+
+    def _time(self, clock: float) -> float:
+        """Return ``t_`` after so many steps."""
+        return clock + 1.0
 
     def _fitted(self, plan: Plan, state: np.ndarray) -> dict[str, Any]:
         """Return the attributes that a fit which ended with this state leaves."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sklearn.utils._param_validation import StrOptions
 
@@ -40,7 +40,8 @@ class DistributedMLPClassifier(ClassifierMethods, DistributedMLPBase):
         Rows of a mini-batch step; ``'auto'`` is ``min(200, n_samples)``.
     learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
         For ``solver='sgd'``: ``learning_rate_init``; ``learning_rate_init / (1 + t)^power_t`` with t counting
-        steps; divided by 5 whenever training settles.
+        the rows of the passes that are over, as scikit-learn's perceptrons do; divided by 5 whenever training
+        settles.
     learning_rate_init : float, default=0.001
         The first step size.
     power_t : float, default=0.5
@@ -99,8 +100,8 @@ class DistributedMLPClassifier(ClassifierMethods, DistributedMLPBase):
         Names of the columns, where X has string names.
     n_iter_ : int
         Passes made.
-    t_ : float
-        Mini-batch steps made plus 1.
+    t_ : int
+        Rows trained on, those of each pass and of earlier calls included.
     loss_, best_loss_, loss_curve_
         Mean training losses of the passes, without the penalty.
     history_ : History
@@ -122,6 +123,22 @@ class DistributedMLPClassifier(ClassifierMethods, DistributedMLPBase):
         **DistributedMLPBase._parameter_constraints,
         "class_weight": [StrOptions({"balanced"}), dict, None],
     }
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
+        """Train one pass over some rows, from where training stands.
+
+        Parameters
+        ----------
+        X, y, sample_weight, classes
+            As in `DistributedTorchClassifier.partial_fit`, in the order that scikit-learn's perceptrons have
+            them in.
+
+        Returns
+        -------
+        self
+        """
+        super().partial_fit(X, y, classes, sample_weight)
+        return self
 
 
 class DistributedMLPRegressor(RegressorMethods, DistributedMLPBase):

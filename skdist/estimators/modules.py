@@ -23,9 +23,11 @@ from skdist.estimators.prefixed import PrefixedMixin
 from skdist.estimators.torch_base import TorchBase
 from skdist.estimators.torch_plan import TorchPlan
 from skdist.models.model import Decay
-from skdist.models.torch.flat import seeded
+from skdist.models.torch.batches import Inputs
 from skdist.models.torch.losses import Criterion
 from skdist.models.torch.model import StepFactor, TorchModel
+from skdist.models.torch.probing import initialised, probe
+from skdist.models.torch.randomness import seeded
 from skdist.preparation import automatic_batch_size
 
 if TYPE_CHECKING:
@@ -149,13 +151,14 @@ class DistributedTorchBase(PrefixedMixin, TorchBase):
     def _make_model(self, plan: TorchPlan) -> TorchModel:
         chosen: Any = self.optimizer
         optimizer = OPTIMIZERS[chosen] if isinstance(chosen, str) else chosen
+        dtype = None if self.input_dtype is None else getattr(torch, self.input_dtype)
+        inputs = Inputs(torch.device("cpu"), dtype, self.transform)
         params = self._params_for("optimizer__")
         if optimizer is torch.optim.SGD:
             params.setdefault("lr", SGD_RATE)
-        criterion = self.criterion if self.criterion is not None else self._default_criterion
         model = TorchModel(
-            seeded(self._make_module, plan.seed),
-            Criterion(criterion, self._params_for("criterion__"), regression=plan.regression),
+            seeded(lambda: initialised(self._make_module(), inputs, plan.shape), plan.seed),
+            self._make_criterion(plan.regression),
             optimizer,
             params,
             n_classes=0 if plan.classes is None else len(plan.classes),
@@ -166,14 +169,37 @@ class DistributedTorchBase(PrefixedMixin, TorchBase):
             weight_unit=plan.mean_weight,
             clip_norm=self.clip_norm,
             transform=self.transform,
-            dtype=None if self.input_dtype is None else getattr(torch, self.input_dtype),
+            dtype=dtype,
             device=self.device,
             autocast=self.autocast,
             shuffle=self.shuffle,
             seed=plan.seed,
         )
-        _probe(model, plan)
+        seeded(lambda: probe(model), plan.seed)
         return model
+
+    def _check_combinations(self) -> None:
+        super()._check_combinations()
+        if torch.is_inference_mode_enabled():
+            raise ValueError("Nothing can be trained within torch.inference_mode(). Call fit outside of it.")
+        name = self.input_dtype
+        if name is not None and not isinstance(getattr(torch, name, None), torch.dtype):
+            raise ValueError(f"input_dtype={name!r} is no dtype of torch. Use 'float32', 'int64' or another.")
+
+    def _make_criterion(self, regression: bool) -> Criterion:
+        kind, params = self.criterion, self._params_for("criterion__")
+        kind = kind if kind is not None else self._default_criterion
+        if params and not inspect.isclass(kind):
+            raise ValueError(
+                f"criterion is no class, so {sorted(params)} cannot be given to it. Pass its class, or set "
+                "them where it is made."
+            )
+        if "reduction" in params:
+            raise ValueError(
+                "criterion__reduction cannot be chosen: rows have weights, so each has a loss of its own, "
+                "and a step follows their mean."
+            )
+        return Criterion(kind, params, regression=regression)
 
     def _make_module(self) -> nn.Module:
         params = self._params_for("module__")
@@ -184,6 +210,8 @@ class DistributedTorchBase(PrefixedMixin, TorchBase):
                     "class, or set them where it is made."
                 )
             return copy.deepcopy(self.module)
+        if not callable(self.module):
+            raise TypeError(f"module must be a torch.nn.Module or its class, got {self.module!r}.")
         made = self.module(**params)
         if not isinstance(made, nn.Module):
             raise TypeError(f"module must be a torch.nn.Module, its class, or make one; it gave {made!r}.")
@@ -196,45 +224,3 @@ class DistributedTorchBase(PrefixedMixin, TorchBase):
         return named_schedule(
             self.learning_rate, eta0=1.0, power_t=self.power_t, alpha=1.0, average_from=np.inf
         )
-
-
-def _probe(model: TorchModel, plan: TorchPlan) -> None:
-    """Run the module on a row of zeros, and refuse outputs that are not as many as the criterion needs."""
-    if not (inspect.isclass(model.optimizer) and issubclass(model.optimizer, torch.optim.Optimizer)):
-        raise TypeError(f"optimizer must be a class of torch.optim, got {model.optimizer!r}.")
-    closure = inspect.signature(model.optimizer.step).parameters.get("closure")
-    if closure is not None and closure.default is inspect.Parameter.empty:
-        raise ValueError(
-            f"optimizer={model.optimizer.__name__} evaluates the loss several times for a step. Use one "
-            "that steps along a gradient, such as 'sgd' or 'adam'."
-        )
-    shape, inputs = plan.shape, model.inputs(torch.device("cpu"))
-    row = torch.zeros((1, *shape)).to(torch.float32).numpy()
-    try:
-        with torch.inference_mode():
-            outputs = copy.deepcopy(model.module).float().eval()(inputs(row))
-    except (RuntimeError, IndexError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"The module cannot take rows of shape {shape}: {error}. Change the module, reshape rows with "
-            "transform=..., or give the module another input_dtype."
-        ) from error
-    if not isinstance(outputs, torch.Tensor):
-        raise ValueError(f"The module must return one tensor, it returned a {type(outputs).__name__}.")
-    wanted = 1 if plan.regression else model.n_classes
-    if model.criterion.link == "logistic" and model.n_classes == 2:
-        wanted = 1
-    if outputs.numel() != wanted:
-        what = "a regression" if plan.regression else f"{model.n_classes} classes"
-        raise ValueError(
-            f"The module has {outputs.numel()} outputs; for {what} and this criterion it needs {wanted}."
-        )
-    try:
-        model.criterion.compare(model.criterion.make(), outputs.float(), model.criterion.targets(np.zeros(1)))
-    except (RuntimeError, IndexError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"criterion={model.criterion.name} cannot compare outputs of shape (n, "
-            f"{', '.join(map(str, outputs.shape[1:]))}) with "
-            f"{'numbers' if plan.regression else 'class codes, integers from 0 on'}: {error}. Use "
-            "CrossEntropyLoss, NLLLoss or BCEWithLogitsLoss for classes and MSELoss for numbers, or a "
-            "function (outputs, targets) of your own that gives a loss for each row."
-        ) from error

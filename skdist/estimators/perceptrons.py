@@ -15,14 +15,15 @@ from skdist.compression import Codec
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
-from skdist.control.schedules import named_schedule
+from skdist.control.schedules import PassSchedule, named_schedule
 from skdist.control.staleness import StalenessWindow
 from skdist.estimators.plan import Plan
 from skdist.estimators.torch_base import TorchBase
 from skdist.estimators.torch_plan import TorchPlan
-from skdist.models.torch.flat import seeded
+from skdist.models.model import Decay
 from skdist.models.torch.losses import Criterion, half_poisson_deviance, half_squared_error
 from skdist.models.torch.mlp import MLPModel, perceptron
+from skdist.models.torch.randomness import seeded
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -45,8 +46,6 @@ OUT_ACTIVATIONS: dict[Any, str] = {
 
 class DistributedMLPBase(TorchBase):
     """What both perceptrons share; parameters and attributes are those of the estimators."""
-
-    _keeps_history = True  # and so does the loss curve, as in scikit-learn
 
     loss: str
 
@@ -195,10 +194,7 @@ class DistributedMLPBase(TorchBase):
             n_classes=0 if plan.classes is None else len(plan.classes),
             batch_size=batch,
             shape=plan.shape,
-            schedule=named_schedule(
-                self.learning_rate if self.solver == "sgd" else "constant",
-                eta0=rate, power_t=self.power_t, alpha=self.alpha, average_from=np.inf,
-            ),
+            schedule=self._schedule(plan.n_rows, batch),
             class_weights=plan.class_factors,
             weight_unit=plan.mean_weight,
             l2=float(self.alpha),
@@ -206,7 +202,22 @@ class DistributedMLPBase(TorchBase):
             shuffle=self.shuffle,
             seed=plan.seed,
             activation=self.activation,
-        )  # fmt: skip
+        )
+
+    def _schedule(self, n_rows: int, batch_size: int) -> Decay:
+        name = self.learning_rate if self.solver == "sgd" else "constant"
+        if name == "invscaling":
+            return PassSchedule(n_rows, -(-n_rows // batch_size), float(self.power_t))
+        return named_schedule(
+            name,
+            eta0=float(self.learning_rate_init),
+            power_t=self.power_t,
+            alpha=self.alpha,
+            average_from=np.inf,
+        )
+
+    def _time(self, clock: float) -> float:
+        return sum(epoch.rows for epoch in self.history_.epochs)
 
     def _fitted(self, plan: Plan, state: np.ndarray) -> dict[str, Any]:
         fitted = super()._fitted(plan, state)

@@ -22,11 +22,11 @@ class DistributedTorchClassifier(ClassifierMethods, DistributedTorchBase):
     ----------
     module : type, callable or nn.Module
         Class of a module, which is made with the parameters ``module__...``, or an instance, which is copied.
-        It gives one output for each class.
+        It gives one output for each class. Lazy modules learn their shapes from the rows.
     criterion : type, nn.Module, callable or None, default=None
         Class of a loss, made with ``criterion__...``; None is ``nn.CrossEntropyLoss``. With ``nn.NLLLoss``
-        the module gives log-probabilities, with ``nn.BCEWithLogitsLoss`` one logit for two classes. A
-        function ``(outputs, targets)`` must give a loss for each row.
+        the module gives log-probabilities, with ``nn.BCEWithLogitsLoss`` one logit for two classes; what
+        derives from these means the same. A function ``(outputs, targets)`` must give a loss for each row.
     optimizer : {'sgd', 'adam', 'adamw', 'rmsprop'} or type, default='sgd'
         Of each learner, made with ``optimizer__...``; it keeps its state from visit to visit. The step size
         of SGD is ``optimizer__lr=0.01``.
@@ -45,7 +45,8 @@ class DistributedTorchClassifier(ClassifierMethods, DistributedTorchBase):
     batch_size : 'auto' or int, default='auto'
         Rows of a mini-batch step; ``'auto'`` is 64, for small data down to 8.
     transform : callable or None, default=None
-        Applied to the rows of a mini-batch, a Tensor on the device, where it is trained on.
+        Applied to the rows of a mini-batch, a Tensor on the device, where it is trained on, and to rows that
+        are predicted. What is for training alone, as augmentation, belongs into the module.
     input_dtype : str or None, default='float32'
         What mini-batches are converted to, one by one; the data itself stays as narrow as it is. None leaves
         them alone, ``'int64'`` is for embeddings.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
@@ -89,6 +90,8 @@ def _log_probabilities(z: np.ndarray, link: str | None) -> np.ndarray:
 class TorchBase(DistributedBase):
     """What estimators that train a module share; parameters and attributes are those of the estimators."""
 
+    _keeps_history = True  # and so does the loss curve, as in scikit-learn's perceptrons and in skorch
+
     #: Integers stay what they are: indices of an embedding, or narrow pixels.
     _row_dtypes: ClassVar[list[Any]] = [
         np.float32, np.float16, np.uint8, np.int8, np.int16, np.int32, np.int64, np.bool_,
@@ -112,6 +115,11 @@ class TorchBase(DistributedBase):
 
     def _check_combinations(self) -> None:
         super()._check_combinations()
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ValueError(
+                f"device={self.device!r} is not one of 'auto', 'cpu', 'cuda' and, for one GPU, 'cuda:0' and "
+                "so on."
+            )
         if self._adaptive and self.tol is None:
             raise ValueError(
                 "learning_rate='adaptive' cuts the step size when the loss settles by less than tol, and "
@@ -218,13 +226,14 @@ class TorchBase(DistributedBase):
         ValueError
             Where the file is of another module.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_model
 
         check_is_fitted(self)
         module = copy.deepcopy(self.module_)  # as it was, should the file not fit
         try:
             load_model(module, str(path))
-        except RuntimeError as error:
+        except (RuntimeError, SafetensorError) as error:
             raise ValueError(f"{path} does not hold the weights of this module: {error}") from error
         for name, value in self._about_module(module.eval()).items():
             setattr(self, name, value)

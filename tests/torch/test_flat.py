@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from skdist.models.torch.flat import FlatModule, seeded
+from skdist.models.torch.flat import FlatModule
+from skdist.models.torch.randomness import seeded
 from tests.torch.modules import Images, Net
 
 

@@ -19,6 +19,7 @@ from skdist import DistributedMLPClassifier, DistributedMLPRegressor
 from skdist.exceptions import DivergedError
 from skdist.intake import Arrays
 from skdist.models.torch import batches
+from skdist.models.torch.flat import FlatModule
 from skdist.models.torch.losses import Criterion
 from skdist.testing import SimulatedCluster
 from tests.torch.modules import Dropping, Images, Net
@@ -58,6 +59,32 @@ class TestStatistics:
         assert torch.isfinite(clf.module_.least).all()
         assert torch.isneginf(clf.module_.never).all()
         assert (clf.module_.least <= torch.from_numpy(rows[0].min(axis=0)) + 1).all()
+
+    class Anew(Net):
+        """Makes its buffer anew instead of changing it, and perhaps a longer one."""
+
+        def __init__(self, grows=False):
+            super().__init__()
+            self.grows = grows
+            self.register_buffer("mean", torch.zeros(4))
+
+        def forward(self, X):
+            if self.training:
+                self.mean = 0.5 * self.mean + 0.5 * X.mean(dim=0)
+                if self.grows:
+                    self.mean = torch.cat([self.mean, self.mean])
+            return super().forward(X)
+
+    @pytest.mark.parametrize("learners", [1, 3])
+    def test_those_that_are_made_anew_are_kept(self, rows, learners):  # noqa: F811
+        X, y = rows[0] * 0.1 + 2, rows[1]
+        with SimulatedCluster(learners):
+            clf = net(self.Anew, max_iter=3).fit(X, y)
+        torch.testing.assert_close(clf.module_.mean, torch.from_numpy(X.mean(axis=0)), rtol=0.1, atol=0.05)
+
+    def test_those_that_grow_are_refused(self, rows):  # noqa: F811
+        with pytest.raises(ValueError, match=r"'mean' of Anew has changed its shape from \(4,\) to \(8,\)"):
+            net(self.Anew, module__grows=True, batch_size=800, max_iter=1).fit(*rows)
 
     @pytest.mark.parametrize("mode", ["async", "ssp"])
     def test_variances_stay_positive(self, images, mode):  # noqa: F811
@@ -116,6 +143,38 @@ class TestRows:
         with pytest.raises(ValueError, match=r"several targets for a row .*\.MultiOutputRegressor"):
             DistributedMLPRegressor().fit(X, Y)
         assert MultiOutputClassifier(perceptron()).fit(X, Y).predict(X).shape == (800, 2)
+
+
+class TestModesOfTorch:
+    """What the caller has told torch for all its work."""
+
+    @pytest.fixture
+    def wide(self):
+        torch.set_default_dtype(torch.float64)
+        yield
+        torch.set_default_dtype(torch.float32)
+
+    @pytest.mark.parametrize("make", KINDS)
+    def test_parameters_may_be_made_in_double_precision(self, rows, make, wide):  # noqa: F811
+        assert make().fit(*rows).score(*rows) > 0.9
+
+    def test_shared_parameters_stay_shared_in_single_precision(self, wide):
+        module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4))
+        module[1].weight = module[0].weight
+        flat = FlatModule(module)
+        assert flat.module[1].weight is flat.module[0].weight
+        assert {value.dtype for value in flat.module.state_dict().values()} == {torch.float32, torch.int64}
+        assert flat.state().dtype == np.float32
+        assert flat.module[0].weight.grad.dtype == torch.float32
+
+    def test_gradients_may_be_off(self, rows):  # noqa: F811
+        with torch.no_grad():
+            clf = net().fit(*rows)
+        assert torch.equal(values(clf), values(net().fit(*rows)))
+
+    def test_nothing_is_trained_in_inference_mode(self, rows):  # noqa: F811
+        with torch.inference_mode(), pytest.raises(ValueError, match="Call fit outside of it"):
+            net().fit(*rows)
 
 
 class TestCriteria:

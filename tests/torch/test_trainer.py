@@ -16,10 +16,11 @@ from skdist.control.schedules import INVERSE_POWER, Schedule
 from skdist.exceptions import DivergedError
 from skdist.intake import Arrays
 from skdist.models.torch import trainer as trainers
-from skdist.models.torch.flat import FlatModule, seeded
+from skdist.models.torch.flat import FlatModule
 from skdist.models.torch.losses import Criterion
 from skdist.models.torch.mlp import MLPModel, MLPTrainer, half_squared_error, perceptron
 from skdist.models.torch.model import StepFactor, TorchModel
+from skdist.models.torch.randomness import seeded
 from skdist.models.torch.trainer import TorchTrainer
 from tests.torch.modules import Dropping, Net
 
@@ -248,3 +249,18 @@ def test_perceptrons_are_those_of_scikit_learn():
     layers = zip(theirs.coefs_, theirs.intercepts_, strict=True)
     expected = np.concatenate([part.T.ravel() for layer in layers for part in layer])
     np.testing.assert_allclose(state[0], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_single_row_that_is_left_over_is_scaled_by_the_running_statistics(partition):
+    """It has no variance, and BatchNorm refuses it."""
+    model = replace(model_of(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3))), batch_size=33)
+    before, _ = trained(model, partition.part(0, 99))
+    after, _ = trained(model, partition)
+    assert np.isfinite(after).all()
+    assert not np.array_equal(after[0], before[0])
+    np.testing.assert_array_equal(after[1:], before[1:])  # statistics
+    trainer = model.trainer("0")
+    trained(model, partition, trainer=trainer)
+    assert all(each.training for each in trainer.flat.module.modules())
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        trained(replace(model, batch_size=1), partition)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -60,7 +59,7 @@ class FlatModule:
     ) -> None:
         self.device = device if device is not None else torch.device("cpu")
         self.shared = self.device.type == "cpu" if shared is None else shared
-        self.module = copy.deepcopy(module).float().to(self.device)
+        self.module = in_single_precision(copy.deepcopy(module)).to(self.device)
         self.parameters = [value for value in self.module.parameters() if value.requires_grad]
         if not self.parameters:
             raise ValueError("The module has no parameter to train: at least one must have requires_grad.")
@@ -68,7 +67,9 @@ class FlatModule:
         self.sizes = [value.numel() for value in self.parameters]
         self.values = torch.cat([value.detach().reshape(-1) for value in self.parameters])
         self.gradients = torch.zeros_like(self.values)
-        self._statistics = torch.zeros((self.n_members - 1) * self.n_parameters, device=self.device)
+        padded = (self.n_members - 1) * self.n_parameters
+        self._statistics = torch.zeros(padded, dtype=torch.float32, device=self.device)
+        self._views: list[torch.Tensor] = []
         self._bound: np.ndarray | None = None
         filled = 0
         for owner, name in self._buffers:
@@ -131,7 +132,24 @@ class FlatModule:
         self._bound = state
 
     def release(self) -> None:
-        """Bring the bound state up to date, where it does not share the memory of the parameters."""
+        """Bring the bound state up to date, where it does not share the memory of the module.
+
+        Raises
+        ------
+        ValueError
+            Where a buffer has another shape than before.
+        """
+        for (owner, name), view in zip(self._buffers, self._views, strict=True):
+            buffer = getattr(owner, name)
+            if buffer is not view:  # the module has made it anew instead of changing it
+                if buffer.shape != view.shape:
+                    raise ValueError(
+                        f"The buffer {name!r} of {type(owner).__name__} has changed its shape from "
+                        f"{tuple(view.shape)} to {tuple(buffer.shape)}, but what learners exchange keeps its "
+                        "shape. Register it with persistent=False."
+                    )
+                view.copy_(buffer.detach())
+                setattr(owner, name, view)
         if not self.shared and self._bound is not None:
             self._bound[0] = self.values.cpu().numpy()
             self._bound[1:] = self._statistics.cpu().numpy().reshape(self._bound[1:].shape)
@@ -142,11 +160,26 @@ class FlatModule:
         for value, part, slope in zip(self.parameters, parts, slopes, strict=True):
             value.data = part.view(value.shape)
             value.grad = slope.view(value.shape)
-        filled = 0
+        filled, self._views = 0, []
         for owner, name in self._buffers:
             buffer = getattr(owner, name)
-            setattr(owner, name, self._statistics[filled : filled + buffer.numel()].view(buffer.shape))
+            view = self._statistics[filled : filled + buffer.numel()].view(buffer.shape)
+            setattr(owner, name, view)
+            self._views.append(view)
             filled += buffer.numel()
+
+
+def in_single_precision(module: nn.Module) -> nn.Module:
+    """Return a module whose floating parameters and buffers have become float32, in place."""
+    # One whose values alone were converted would go on to take gradients of its first dtype only.
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    for owner in module.modules():
+        for name, value in list(owner.named_parameters(recurse=False, remove_duplicate=False)):
+            if value.is_floating_point() and value.dtype != torch.float32:
+                if value not in made:
+                    made[value] = nn.Parameter(value.detach().float(), value.requires_grad)
+                setattr(owner, name, made[value])
+    return module.float()
 
 
 def _floating_buffers(module: nn.Module) -> list[tuple[nn.Module, str]]:
@@ -158,10 +191,3 @@ def _floating_buffers(module: nn.Module) -> list[tuple[nn.Module, str]]:
             owner, _, name = path.rpartition(".")
             found[id(buffer)] = (module.get_submodule(owner), name)
     return list(found.values())
-
-
-def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Return what ``make`` makes with torch's random numbers of a seed, which are put back afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()

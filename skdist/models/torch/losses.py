@@ -53,7 +53,9 @@ class Criterion:
     @property
     def link(self) -> str | None:
         """How outputs become what is predicted; None where that is not known."""
-        return LINKS.get(type(self.kind) if isinstance(self.kind, nn.Module) else self.kind)
+        kind = type(self.kind) if isinstance(self.kind, nn.Module) else self.kind
+        family = inspect.getmro(kind) if inspect.isclass(kind) else [kind]
+        return next((LINKS[each] for each in family if each in LINKS), None)
 
     @property
     def name(self) -> str:

@@ -18,6 +18,7 @@ from skdist.models.partition import Partition, epoch_order
 from skdist.models.torch.batches import Inputs, Transform, predicted_rows, rows_at, weighted
 from skdist.models.torch.flat import FlatModule
 from skdist.models.torch.losses import Criterion
+from skdist.models.torch.randomness import RandomNumbers
 from skdist.models.torch.trainer import Memory, TorchTrainer
 
 
@@ -219,9 +220,14 @@ class TorchModel:
         """Return what turns rows into raw predictions of shape (n_rows, n_outputs), float64."""
         device = self.place_to_predict()
         module, inputs = self.trained(state).to(device), self.inputs(device)
-        if self.criterion.link == "exp":
-            return lambda X: np.exp(raw_predictions(module, inputs, X))
-        return lambda X: raw_predictions(module, inputs, X)
+        numbers = RandomNumbers(device, self.seed)  # transforms may draw
+
+        def predict(X: Any) -> np.ndarray:
+            with numbers.drawn():
+                z = raw_predictions(module, inputs, X)
+            return np.exp(z) if self.criterion.link == "exp" else z
+
+        return predict
 
     def loss_sum(self, z: np.ndarray, partition: Partition) -> float:
         """Return the weighted sum of the losses of raw predictions, as the trainer does."""
@@ -244,10 +250,12 @@ def detached(module: nn.Module) -> nn.Module:
 
 def raw_predictions(module: nn.Module, inputs: Inputs, X: Any) -> np.ndarray:
     """Return the outputs of a module in evaluation mode, float64 of shape (n_rows, n_outputs)."""
+    if not X.shape[0]:  # what a module makes of no rows need not tell how many outputs it has
+        return raw_predictions(module, inputs, np.zeros((1, *X.shape[1:]), dtype=X.dtype))[:0]
     found = []
     with torch.inference_mode():
         block = predicted_rows(X)
-        for start in range(0, max(X.shape[0], 1), block):
+        for start in range(0, X.shape[0], block):
             chosen = np.arange(start, min(start + block, X.shape[0]))
             outputs = module(inputs(rows_at(X, chosen)))
             found.append(outputs.reshape(len(chosen), -1).double().cpu().numpy())

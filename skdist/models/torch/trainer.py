@@ -6,7 +6,8 @@ import copy
 import inspect
 import math
 import zlib
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from skdist.models.noise import GradientNoise
 from skdist.models.partition import Partition
 from skdist.models.torch.batches import Batches
 from skdist.models.torch.flat import FlatModule
+from skdist.models.torch.randomness import RandomNumbers
 
 if TYPE_CHECKING:
     from skdist.models.torch.model import TorchModel
@@ -27,6 +29,9 @@ ELEMENTWISE = {
     torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam,
     torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.Adamax, torch.optim.RMSprop, torch.optim.Rprop,
 }  # fmt: skip
+
+#: Modules that scale a mini-batch by its own variance.
+NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 DIVERGED = (
     "Training diverged: the loss or a parameter is not finite although the data is. Lower the step size, "
@@ -69,36 +74,36 @@ class TorchTrainer:
         self.device = model.place(name)
         self.flat = FlatModule(model.module, self.device)
         self.flat.module.train()
+        self._norms = [each for each in self.flat.module.modules() if isinstance(each, NORMS)]
         self._criterion = model.criterion.make(self.device)
         self._inputs = model.inputs(self.device)
         self._batches = Batches(model.batch_size, model.class_weights, model.weight_unit)
         elementwise = model.optimizer in ELEMENTWISE
         self._whole = nn.Parameter(self.flat.values) if elementwise else None
-        self._optimizer = _optimizer(model, self.flat.parameters if self._whole is None else [self._whole])
+        self._optimizer = optimizer_of(model, self.flat.parameters if self._whole is None else [self._whole])
         self._rates = [float(group["lr"]) for group in self._optimizer.param_groups]
         self._decays: torch.Tensor | None = None
         if model.l2:
             decays = torch.from_numpy(self.flat.decays(model.l2 / model.batch_size))
             self._decays = torch.repeat_interleave(decays, torch.tensor(self.flat.sizes)).to(self.device)
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{model.seed}/{name}".encode()))
-        self._random = generator.get_state()
+        self._random = RandomNumbers(self.device, zlib.crc32(f"{model.seed}/{name}".encode()))
 
     @property
     def kind(self) -> str:
         """Tells whose `memory` it can recall."""
-        return f"module {self.model.optimizer.__qualname__} {self.flat.sizes}"
+        return f"module {self.model.optimizer.__qualname__} {self.flat.sizes} {self.device.type}"
 
     def memory(self) -> Memory:
         """Return what the optimizer has gathered, and where the random numbers of dropout stand."""
         state = copy.deepcopy(self._optimizer.state_dict()["state"])
-        return Memory(self.kind, {"state": _on_processor(state), "random": self._random})
+        return Memory(self.kind, {"state": _on_processor(state), "random": list(self._random.states)})
 
     def recall(self, memory: Memory | None) -> None:
         """Go on with what another optimizer had gathered, if there is one of this kind."""
         if memory is not None and memory.kind == self.kind:
             own = self._optimizer.state_dict()
             self._optimizer.load_state_dict({**own, "state": copy.deepcopy(memory.values["state"])})
-            self._random = memory.values["random"]
+            self._random.states = list(memory.values["random"])
 
     def train(
         self,
@@ -129,16 +134,11 @@ class TorchTrainer:
         if self._whole is not None:
             self._whole.data, self._whole.grad = self.flat.values, self.flat.gradients
         total = torch.zeros((), device=self.device)
-        outside, here = torch.get_rng_state(), self._random
-        torch.set_rng_state(here)
-        try:
-            with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
-                for rows, targets, weights in self._batches.over(partition, order, start, stop):
-                    total += self._step(rows, targets, weights, t, noise, rate)
-                    t += 1
-        finally:
-            self._random = torch.get_rng_state()
-            torch.set_rng_state(outside)
+        here = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+        with here, self._random.drawn(), torch.enable_grad():
+            for rows, targets, weights in self._batches.over(partition, order, start, stop):
+                total += self._step(rows, targets, weights, t, noise, rate)
+                t += 1
         self.flat.release()
         loss = float(total)
         # The loss is that before each step, so the last step shows in the parameters alone.
@@ -158,7 +158,12 @@ class TorchTrainer:
         """Make a step; return the sum of the losses before it."""
         model, gradients = self.model, self.flat.gradients
         gradients.zero_()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=model.autocast):
+        # What is left over may be a single row, which has no variance.
+        norms = self._norms if len(rows) == 1 < model.batch_size else []
+        with (
+            torch.autocast(self.device.type, torch.bfloat16, enabled=model.autocast),
+            by_running_statistics(norms),
+        ):
             outputs = self.flat.module(self._inputs(rows))
         labels = model.criterion.targets(targets).to(self.device)
         losses = model.criterion.rows(self._criterion, outputs.float(), labels)
@@ -178,6 +183,18 @@ class TorchTrainer:
         return loss.detach()
 
 
+@contextmanager
+def by_running_statistics(norms: Sequence[nn.Module]) -> Iterator[None]:
+    """Let norms divide by what they have gathered, and gather nothing, in the meantime."""
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
+
+
 def _on_processor(values: Any) -> Any:
     """Return the state of an optimizer where any process can read it."""
     if isinstance(values, dict):
@@ -185,7 +202,8 @@ def _on_processor(values: Any) -> Any:
     return values.cpu() if isinstance(values, torch.Tensor) else values
 
 
-def _optimizer(model: TorchModel, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def optimizer_of(model: TorchModel, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimizer of a learner, in one kernel where torch has one."""
     params: dict[str, Any] = dict(model.optimizer_params)
     fuses = {"fused", "foreach"} <= set(inspect.signature(model.optimizer).parameters)
     if fuses and not {"fused", "foreach"} & set(params):
