@@ -262,13 +262,13 @@ def _advice(report: FitReport) -> list[str]:
             f"Reading and measuring the rows took {report.seconds_total - report.seconds:.3g} s, longer than "
             "training: persist X and y before, if they fit into the cluster's memory."
         )
+    if report.seconds < SHORT_SECONDS:
+        return advice
     if slowest is not None and slowest.times_slower >= SLOW_FACTOR:
         advice.append(
             f"A row takes {slowest.times_slower:.1f} times as long on {slowest.worker} as on the others: see "
             "what else runs there, and how many threads it has for how many processors."
         )
-    if report.seconds < SHORT_SECONDS:
-        return advice
     if report.compiling > LARGE_SHARE:
         advice.append(
             f"First rounds took {report.compiling:.0%} of the time, as kernels were compiled: the next fit "
