@@ -402,11 +402,6 @@ async def _known(call: Awaitable[Any]) -> Any:
         raise ServerLostError(f"The worker does not hold the parameter server any more: {error}") from error
     except RuntimeError as error:  # of the connections of a worker that closes
         raise ServerLostError(f"The parameter server cannot be reached any more: {error}") from error
-    except Exception as error:
-        # The scheduler does not read what it hands on, and tells of both in words.
-        if type(error) is Exception and str(error).startswith(("KeyError(", "RuntimeError(")):
-            raise ServerLostError(f"The parameter server cannot be reached any more: {error}") from error
-        raise
 
 
 def _result(reply: dict[str, Any]) -> Any:

@@ -41,6 +41,9 @@ DRIVER_BYTES = 8 << 20
 #: A call from the driver to the server takes at most this long, in seconds.
 ANSWER_SECONDS = 30.0
 
+#: That an actor is gone, a client may hear so many seconds after workers have forgotten it.
+HEAR_SECONDS = 5.0
+
 #: The server, if there still is one, gets this long to hear that the fit is over, in seconds.
 ABORT_SECONDS = 2.0
 
@@ -221,8 +224,21 @@ class Serving:
             return call.result()
         except OSError as error:
             raise ServerLostError(f"The parameter server does not answer: {error!r}") from error
+        except Exception as error:
+            # The scheduler does not read what it hands on, and says in words that an actor is not known. Why
+            # it is not, this client may hear a little later, and then it is lost; or never.
+            if type(error) is Exception and str(error).startswith("KeyError("):
+                await self._hear_of_losses()
+            raise
         finally:
             call.cancel()
+
+    async def _hear_of_losses(self) -> None:
+        """Raise a ServerLostError where Dask soon says that a server is gone."""
+        until = time.monotonic() + HEAR_SECONDS
+        while time.monotonic() < until:
+            self.actors.refuse_lost()
+            await asyncio.sleep(WATCH_SECONDS)
 
     @property
     def due(self) -> bool:

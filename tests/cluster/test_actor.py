@@ -2,7 +2,10 @@ from unittest.mock import Mock
 
 import pytest
 
+from skdist.cluster import serving
 from skdist.cluster.actor import ServerActor, ServerRef
+from skdist.cluster.membership import Membership
+from skdist.cluster.serving import Serving
 from skdist.exceptions import ServerLostError
 
 
@@ -16,14 +19,32 @@ def test_a_server_that_is_handed_over_twice_ends_no_fit():
     assert actor.hand_over([], 0, 0) == "while it served"
 
 
-def test_an_actor_that_is_not_known_any_more_is_lost(client):
+@pytest.mark.parametrize("heard", [True, False])
+def test_an_actor_that_workers_have_forgotten_is_lost_as_soon_as_the_client_hears_of_it(
+    client, monkeypatch, heard
+):
+    monkeypatch.setattr(serving, "HEAR_SECONDS", 0.5)
+    (address, _) = client.scheduler_info(n_workers=-1)["workers"]
+    server = Serving(client, Membership(client), "fit", "token")
+    server.actors = Mock(lost=[], ref=ServerRef(address, "skdist-server-gone"))
+    looks = []
+
+    def refuse_lost():
+        looks.append(address)
+        if heard and len(looks) > 2:
+            raise ServerLostError("as Dask says")
+
+    server.actors.refuse_lost = refuse_lost
+    with pytest.raises(ServerLostError if heard else Exception, match="as Dask says" if heard else "-gone"):
+        client.sync(server.call, "progress")
+
+
+def test_an_actor_that_another_worker_has_forgotten_is_lost(client):
     server, other = sorted(client.scheduler_info(n_workers=-1)["workers"])
     ref = ServerRef(server, "skdist-server-gone")
 
-    async def from_worker(dask_worker):
+    async def call(dask_worker):
         with pytest.raises(ServerLostError, match="skdist-server-gone"):
             await ref.call_from_worker(dask_worker, "progress")
 
-    client.run(from_worker, workers=[other])
-    with pytest.raises(ServerLostError, match="skdist-server-gone"):
-        client.sync(ref.call_from_driver, client, "progress")
+    client.run(call, workers=[other])
