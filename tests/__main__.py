@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-#: Tests of clusters that two processes can run beside each other. All others kill, freeze and slow down
+#: Tests of clusters that several processes can run beside each other. All others kill, freeze and slow down
 #: workers, or measure what that does: they are alone on the machine.
 CALM = {
     "test_board", "test_dask_ml", "test_feed", "test_joblib", "test_objective", "test_search", "test_source",
@@ -17,9 +17,9 @@ CALM = {
 def main(arguments: list[str]) -> int:
     """Return the exit status of pytest."""
     clusters = sorted(Path("tests/cluster").glob("test_*.py"))
-    alone = ["tests/chaos", "tests/torch/test_faults.py"]
+    alone = ["tests/chaos", "tests/torch/test_cluster.py", "tests/torch/test_faults.py"]
     alone += [str(path) for path in clusters if path.stem not in CALM]
-    others = ["-n", "2", *(f"--ignore={path}" for path in alone)]
+    others = ["-n", "3", *(f"--ignore={path}" for path in alone)]
     runs = [arguments] if arguments else [alone, others]
     return max([subprocess.run([sys.executable, "-m", "pytest", *run]).returncode for run in runs])
 
