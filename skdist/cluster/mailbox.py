@@ -21,12 +21,10 @@ from distributed import Worker
 with contextlib.suppress(ImportError):  # of systems that have no such memory either
     import fcntl
 
+from skdist.cluster.line import FOLDER
 from skdist.messages import Answer, Update
 
 Message = TypeVar("Message", Update, Answer)
-
-#: Where files are memory.
-FOLDER = "/dev/shm"
 
 #: Places for updates: one is written while the server has not applied the one before.
 UPDATES = 3
