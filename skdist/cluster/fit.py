@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import uuid
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,7 @@ from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, Serving
 from skdist.cluster.source import Source
 from skdist.cluster.training import Training
 from skdist.cluster.visits import Visits
+from skdist.control.shares import crew, share_with
 from skdist.exceptions import DataLostError, DivergedError, ServerLostError, SkdistError, UnlikeSampleError
 from skdist.fitting import FitResult, FitSettings, build_dispatcher, conclude
 from skdist.history import History
@@ -193,9 +195,23 @@ class ClusterFit:
             validation = await members.while_there_are_workers(self._validated.measure)
             self._validated.let_go()
         await self._started()
-        n_learners = sum(present.threads.values())
-        model, state, clock = self.plan.build(summaries, validation, n_learners)
         rows = [summary.rows for summary in summaries]
+        homes = {number: summary.worker for number, summary in enumerate(summaries)}
+        there = sum(present.threads.values())
+        # Not where the user has said how learners go together, or where all are needed to load.
+        fewer = (
+            self.settings.mode == "async" and self.settings.n_servers == 1 and not self._partitions.streamed
+        )
+        model, state, clock = self.plan.build(summaries, validation, there, fewer)
+        n_learners = self.plan.n_learners
+        at_work = present.threads
+        if n_learners < there:
+            logger.info(
+                "%d of %d learners train: exchanges would cost more than others save.", n_learners, there
+            )
+            at_work = crew(present.threads, n_learners, self._serving.actors.hosts)
+            for name in at_work:
+                share_with(name, list(at_work), homes, rows)
         self._feed.begin(len(present.threads))
         if self._checkpoint is not None:
             self._checkpoint.begin(model, self.plan.classes, rows, self.settings.max_iter)
@@ -205,14 +221,15 @@ class ClusterFit:
             self.settings,
             model,
             rows,
-            {number: summary.worker for number, summary in enumerate(summaries)},
+            homes,
             seconds_per_row=1e-9 * sum(s.nbytes for s in summaries) / max(sum(rows), 1),
             queue=1,
             streamed=self._partitions.streamed,
         )
         self._visits = Visits(
-            self.client, dispatcher, self._partitions, self._serving, self._history, self.name, self._token
-        )
+            self.client, dispatcher, self._partitions, self._serving, self._history, self.name, self._token,
+            n_learners if n_learners < there else math.inf,
+        )  # fmt: skip
         self._training = Training(
             membership=members,
             serving=self._serving,
@@ -230,7 +247,7 @@ class ClusterFit:
         outcome = await self._training.run(*begin)
         self._result = conclude(
             outcome, self._history, dispatcher.last_epoch + 1, self.settings, rows=rows,
-            workers=len(present.threads), learners=n_learners, line=self._feed.line,
+            workers=len(at_work), learners=n_learners, line=self._feed.line,
         )  # fmt: skip
         return self._result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Collection
 from typing import Any
@@ -19,6 +20,7 @@ from skdist.cluster.partitions import Partitions
 from skdist.cluster.serving import KeptBackup, Serving
 from skdist.control.dispatch import Dispatcher
 from skdist.control.ledger import Ledger
+from skdist.control.shares import crew
 from skdist.exceptions import VisitFailedError
 from skdist.fitting import lost_records, take_in
 from skdist.history import History
@@ -54,6 +56,8 @@ class Visits:
         Of the fit's plugin.
     token : str
         Unique; part of the keys.
+    most_learners : float
+        That train at a time; other workers are there in case one of these is lost.
 
     Attributes
     ----------
@@ -63,13 +67,15 @@ class Visits:
 
     def __init__(
         self, client: Client, dispatcher: Dispatcher, partitions: Partitions, serving: Serving,
-        history: History, name: str, token: str,
+        history: History, name: str, token: str, most_learners: float = math.inf,
     ) -> None:  # fmt: skip
         self.flying: dict[Landing, int] = {}
         self._client, self._dispatcher, self._partitions, self._serving = (
             client, dispatcher, partitions, serving,
         )  # fmt: skip
         self._history, self._name, self._token = history, name, token
+        self._most_learners = most_learners
+        self._able: set[str] = set()  # workers that can be given work
         self._ledger = Ledger()
         self._futures: dict[int, Any] = {}  # of the visits that are on the cluster
         self._over: list[Any] = []  # of those that are not any more
@@ -153,7 +159,9 @@ class Visits:
 
     async def follow(self, present: Present) -> None:
         """Take the visits off workers that are gone, and give work to those that are there."""
-        threads = {name: count for name, count in present.threads.items() if not self._is_stuck(name)}
+        able = {name: count for name, count in present.threads.items() if not self._is_stuck(name)}
+        self._able = set(able)
+        threads = crew(able, self._most_learners, [*self._dispatcher.workers, *self._serving.actors.hosts])
         for name in set(self._dispatcher.workers) - set(threads):
             self._dispatcher.remove_worker(name)
             await self._take_off(name)
@@ -164,7 +172,7 @@ class Visits:
     @property
     def may_give_up(self) -> bool:
         """Whether others could go on with a visit that is silent."""
-        return len(self._dispatcher.workers) > 1 and bool(self.flying)
+        return len(self._able) > 1 and bool(self.flying)
 
     async def give_up(self, silent: Collection[int]) -> None:
         """Take visits that are silent off their workers, where others can go on with them."""
@@ -203,7 +211,7 @@ class Visits:
             await self._serving.call("retire", number)  # it has ended, but the word of that got lost
             return
         _, worker = self._dispatcher.in_flight[number]
-        others = set(self._dispatcher.workers) - {worker}
+        others = self._able - {worker}
         task = next((task for task, flying in self.flying.items() if flying == number), None)
         if not others or task is None or task.done():
             return
@@ -214,6 +222,7 @@ class Visits:
             del self.flying[task]
             self._put_back(number, offset)
             self._dispatcher.remove_worker(worker)
+            self._able.discard(worker)
             await self._take_off(worker)
 
     async def _give_back(self, task: Landing, number: int, offset: int) -> None:

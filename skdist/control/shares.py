@@ -1,8 +1,11 @@
-"""Shares of the rows: fixed ones, for runs that must not depend on who is fast, and those of late workers."""
+"""Shares of the rows: fixed ones, for runs that must not depend on who is fast, and those of late workers.
+
+And who has one where there are more workers than pay.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from skdist.messages import Segment
 
@@ -74,6 +77,33 @@ def share_homes(
     return placed
 
 
+def crew(threads: Mapping[str, int], most: float, first: Iterable[str]) -> dict[str, int]:
+    """Return the slots of the workers that train, where no more than ``most`` learners pay.
+
+    Parameters
+    ----------
+    threads : mapping of str to int
+        Of each worker that there is.
+    most : float
+        Learners; at least one, and ``inf`` takes all.
+    first : iterable of str
+        Workers that are taken before others.
+
+    Examples
+    --------
+    >>> crew({"a": 2, "b": 2, "c": 2}, 3, first=["c"])
+    {'c': 2, 'a': 1}
+    """
+    if most >= sum(threads.values()):
+        return dict(threads)
+    chosen: dict[str, int] = {}
+    for name in dict.fromkeys([*first, *threads]):
+        slots = int(min(threads.get(name, 0), most - sum(chosen.values())))
+        if slots > 0:
+            chosen[name] = slots
+    return chosen
+
+
 def share_with(name: str, workers: Sequence[str], homes: dict[int, str], rows: Sequence[int]) -> None:
     """Make a worker the home of as many rows as others have: of those without one, and of who has most.
 
@@ -95,11 +125,14 @@ def share_with(name: str, workers: Sequence[str], homes: dict[int, str], rows: S
             held.get(home, orphans).append(number)
     goal = sum([rows[number] for number in homes]) / len(workers)
     own = sum([rows[number] for number in held.pop(name)])
-    while held and own < goal:
-        sizes = {worker: sum([rows[n] for n in numbers]) for worker, numbers in held.items()}
-        donor = max(sizes, key=sizes.__getitem__)
-        if not orphans and sizes[donor] <= goal:
-            break
-        number = (orphans or held[donor]).pop()
+    while own < goal and (orphans or held):
+        if orphans:
+            number = orphans.pop()
+        else:
+            sizes = {worker: sum([rows[n] for n in numbers]) for worker, numbers in held.items()}
+            donor = max(sizes, key=sizes.__getitem__)
+            if sizes[donor] <= goal:
+                break
+            number = held[donor].pop()
         homes[number] = name
         own += rows[number]

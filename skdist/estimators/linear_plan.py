@@ -70,8 +70,8 @@ class LinearPlan(Plan):
         """How rows are taken in."""
         return Tables(self.regression)
 
-    def _model(self, summaries: Sequence[Summary], n_learners: int) -> tuple[LinearModel, np.ndarray, float]:
-        e, past = self.estimator, self.past
+    def _model(self, summaries: Sequence[Summary], fewer: bool) -> tuple[LinearModel, np.ndarray, float]:
+        past = self.past
         training: Training | None = past.training if past is not None and self.going_on else None
         parts = [summary.moments for summary in summaries if summary.moments is not None]
         self.moments, rows = combine(parts), sum(summary.rows for summary in summaries)
@@ -87,7 +87,19 @@ class LinearPlan(Plan):
             if coef.size % width == 0:  # else it is refused below
                 given = np.flatnonzero(np.any(coef.reshape(-1, width), axis=0))
                 self.moments = self.moments.over(union([self.moments.columns, given]))
-        self.model = build_model(
+        self.model = self._built(summaries, parts)
+        most = max(rows // self.model.learner_rows, 1)
+        if fewer and most < self.n_learners:
+            self.n_learners = most
+            self.model = self._built(summaries, parts)
+        return self.model, *self._start(self.model, training)
+
+    def _built(self, summaries: Sequence[Summary], parts: Sequence[Moments]) -> LinearModel:
+        """Return the model that as many learners train as shall."""
+        e = self.estimator
+        assert self.moments is not None
+        assert self.targets is not None
+        return build_model(
             self.moments,
             self.targets,
             np.result_type(*(summary.dtype for summary in summaries)),
@@ -106,9 +118,8 @@ class LinearPlan(Plan):
             shuffle=e.shuffle,
             seed=self.seed,
             parts=parts,
-            n_learners=n_learners,
+            n_learners=self.n_learners,
         )
-        return self.model, *self._start(self.model, training)
 
     def _loss(self) -> str:
         """Return the key of the loss."""

@@ -60,6 +60,8 @@ class Plan:
         Sorted labels; None in a regression.
     targets : Classes, Numbers or None
         Of all rows, earlier ones included.
+    n_learners : int
+        That shall train.
     """
 
     #: Whether targets are numbers and no labels.
@@ -69,6 +71,7 @@ class Plan:
         self.estimator, self.past, self.seed, self.going_on = estimator, past, seed, going_on
         self.classes: np.ndarray | None = None
         self.targets: Targets | None = None
+        self.n_learners = 1
 
     @property
     def intake(self) -> Intake:
@@ -76,7 +79,11 @@ class Plan:
         raise NotImplementedError
 
     def build(
-        self, summaries: Sequence[Summary], validation: Sequence[Summary] = (), n_learners: int = 1
+        self,
+        summaries: Sequence[Summary],
+        validation: Sequence[Summary] = (),
+        n_learners: int = 1,
+        fewer: bool = False,
     ) -> tuple[Model, np.ndarray, float]:
         """Return the model, its initial state and the steps that are behind it.
 
@@ -88,6 +95,8 @@ class Plan:
             Of the validation rows that the user gave.
         n_learners : int
             At the start of training.
+        fewer : bool
+            Whether fewer may train, where exchanging would take longer than the others save.
 
         Raises
         ------
@@ -110,9 +119,10 @@ class Plan:
         if validation:
             parts = [(part.split, _width(part)) for part in validation if part.split is not None]
             check_validation(parts, self.classes, _width(filled[0]))
-        return self._model(filled, n_learners)
+        self.n_learners = n_learners
+        return self._model(filled, fewer)
 
-    def _model(self, summaries: Sequence[Summary], n_learners: int) -> tuple[Model, np.ndarray, float]:
+    def _model(self, summaries: Sequence[Summary], fewer: bool) -> tuple[Model, np.ndarray, float]:
         """Return what `build` returns, of partitions that are not empty and fit together."""
         raise NotImplementedError
 

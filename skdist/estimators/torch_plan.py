@@ -68,7 +68,7 @@ class TorchPlan(Plan):
         weighting = getattr(self.estimator, "class_weight", None)
         return self.targets.factors(weighting) if isinstance(self.targets, Classes) else np.zeros(0)
 
-    def _model(self, summaries: Sequence[Summary], n_learners: int) -> tuple[TorchModel, np.ndarray, float]:
+    def _model(self, summaries: Sequence[Summary], fewer: bool) -> tuple[TorchModel, np.ndarray, float]:
         self.n_rows, self.shape = sum(summary.rows for summary in summaries), summaries[0].shape
         self.mean_weight = self._total_weight() / self.n_rows
         self.model, clock, past = self.estimator._make_model(self), 0.0, self.past

@@ -26,6 +26,13 @@ from skdist.models.partition import Partition, epoch_order
 #: The average of adaptive schedules weighs the iterate after t steps by about this power of t.
 AVERAGE_POWER = 8.0
 
+#: A state of so many bytes is in no cache; exchanging a smaller one costs little more than the round trip.
+#: Learner and server together copy and add a large one about so many times as often as a sweep goes over it.
+LARGE_STATE, EXCHANGE_TOUCHES = 4 << 20, 4
+
+#: Where the state is large, another learner pays if all have the rows of so many exchanges in an epoch.
+EXCHANGES_TO_PAY = 8
+
 #: Given to the kernels where nobody asks for the noise; they leave it empty.
 UNOBSERVED = GradientNoise((0, 0))
 
@@ -149,7 +156,18 @@ class LinearModel:
     @property
     def exchange_rows(self) -> int:
         """Rows whose training touches as much memory as an exchange of the state, roughly."""
-        return self.batch_size * (self.sweep if self.sparse else 1)
+        rows = self.batch_size * (self.sweep if self.sparse else 1)
+        return rows * EXCHANGE_TOUCHES if self._large else rows
+
+    @property
+    def learner_rows(self) -> int:
+        """Rows of an epoch that each learner should have, or exchanges take longer than they save."""
+        return EXCHANGES_TO_PAY * self.exchange_rows if self._large else 1
+
+    @property
+    def _large(self) -> bool:
+        nbytes = self.n_states * self.n_problems * (self.width + 1) * np.dtype(self.dtype).itemsize
+        return self.sparse and nbytes >= LARGE_STATE
 
     @cached_property
     def _least(self) -> float:
