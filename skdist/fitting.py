@@ -219,6 +219,7 @@ def build_dispatcher(
     queue: int = 0,
     streamed: bool = False,
     span: int = 1,
+    span_seconds: float = math.inf,
 ) -> Dispatcher:
     """Return the dispatcher of a fit; other parameters as there."""
     together = settings.mode == "sync"
@@ -239,6 +240,7 @@ def build_dispatcher(
         streamed=streamed,
         fixed=settings.fixed_shares,
         span=span,
+        span_seconds=span_seconds,
     )
 
 

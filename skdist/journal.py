@@ -72,6 +72,7 @@ class Journal:
     def __init__(self) -> None:
         self.rounds: list[RoundRecord] = []
         self._epochs: dict[int, EpochSums] = {}
+        self._complete = 0
 
     def sums(self) -> dict[int, EpochSums]:
         """Return a copy of the sums of each epoch."""
@@ -80,6 +81,7 @@ class Journal:
     def go_on(self, sums: dict[int, EpochSums]) -> None:
         """Go on from the sums of another journal, whose rounds somebody else keeps."""
         self._epochs = {number: replace(each) for number, each in sums.items()}
+        self._complete = 0
 
     def note(self, item: Pending, *, epoch: int, worker: str, version: int, weight: float) -> None:
         """Write down an update that was applied.
@@ -130,6 +132,12 @@ class Journal:
                 time=item.seconds,
             )
         )
+
+    def complete(self, rows: int) -> int:
+        """Return how many epochs, from the first one on, have so many rows."""
+        while self._complete in self._epochs and self._epochs[self._complete].rows >= rows:
+            self._complete += 1
+        return self._complete
 
     def epochs(self) -> list[EpochRecord]:
         """Return a record of each epoch."""

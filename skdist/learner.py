@@ -303,7 +303,9 @@ def run_visit(
             t = reply.clock + ahead
         answer, sent = reply, None
 
-    while rows.offset < rows.total and answer.accepted and rows.epoch <= answer.last_epoch:
+    while rows.offset < rows.total and answer.accepted:
+        if rows.epoch > min(answer.last_epoch, answer.until_epoch):
+            break
         left = visit.budget_seconds - (learner.clock() - began - learner.seconds_waited)
         if left <= 0 and rows.offset > first:
             break

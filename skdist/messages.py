@@ -240,6 +240,8 @@ class Answer(NamedTuple):
         Whether the update counts: it may, although a newer attempt has taken the visit over since.
     attempt : int
         1 for the first execution of the visit, 2 for the second.
+    until_epoch : float
+        The visit ends with this epoch, although it may have rows of later ones.
     """
 
     accepted: bool
@@ -261,6 +263,7 @@ class Answer(NamedTuple):
     seconds_held: float = 0.0
     taken_in: bool = True
     attempt: int = 1
+    until_epoch: float = math.inf
 
 
 class Snapshot(NamedTuple):

@@ -127,7 +127,7 @@ class ParameterServer:
         self._gate = gate if gate is not None else Gate()
         self._batch_size = batch_size
         self._monitor = monitor
-        self._last_epoch = max_iter - 1
+        self._last_epoch, self._n_rows = max_iter - 1, n_rows
         self._converged = False
         self._newest_epoch = -1
         self._collect = collect
@@ -223,7 +223,9 @@ class ParameterServer:
                 return self._refuse(attempt.offset)
             if (update.start, update.stop) == attempt.last:
                 return attempt.ticket or attempt.answer
-            if update.start != attempt.offset:
+            epoch = attempt.visit.epoch_at(update.start)
+            # In a visit of several, one may begin before it is heard that the fit has ended.
+            if update.start != attempt.offset or epoch > self._last_epoch:
                 return self._refuse(attempt.offset)
             now, learner = self._now(), attempt.learner
             member = self._roster.heard(
@@ -239,10 +241,13 @@ class ParameterServer:
             scale = self._guard.scale(
                 update.rate_scale, update.context, late, reference, self.clock, learners
             )
-            epoch, begin = attempt.visit.epoch_at(update.start), attempt.visit.segments[0]
+            begin = attempt.visit.segments[0]
             if epoch > self._newest_epoch:  # in a visit of several
                 self._newest_epoch = epoch
                 self._attempts.reached(learner, epoch)
+                if epoch > self._journal.complete(self._n_rows) + EPOCH_LEAD:
+                    # Others are slower: they, and what they leave, come first, as with visits of one epoch.
+                    self._attempts.end_epochs()
             order = begin.partition, begin.start, update.visit
             seconds, version = now - self._began, attempt.answer.version
             self._pending.append(
@@ -504,6 +509,7 @@ class ParameterServer:
             level=self._guard.level,
             seconds_held=held,
             attempt=attempt.started,
+            until_epoch=attempt.until_epoch,
         )
         return attempt.answer
 

@@ -113,13 +113,15 @@ class FakeLearner:
     """Sends made-up updates of a visit, each from the state of its last answer."""
 
     def __init__(
-        self, server, name="a", worker=None, visit=1, rows=10_000, epoch=0, link=None, first=0, company=1
-    ):
+        self, server, name="a", worker=None, visit=1, rows=10_000, epoch=0, link=None, first=0, company=1,
+        epochs=1,
+    ):  # fmt: skip
         self.server, self.name, self.visit = server, name, visit
         self.link = link if link is not None else Link()
         self.attempt, self.offset, self.first = f"{name}/{visit}", 0, first
         self.ticket, self.sent = None, None
-        order = Visit(visit, epoch, (Segment(0, 0, rows),), company=company)
+        segments = tuple(Segment(0, 0, rows, ahead) for ahead in range(epochs))
+        order = Visit(visit, epoch, segments, company=company)
         self.answer = server.join(Join(order, self.attempt, name, worker or name, self.link))
 
     def update(

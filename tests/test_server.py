@@ -316,6 +316,33 @@ def test_convergence_ends_the_fit_with_the_epochs_under_way():
     assert server.finish()[5]
 
 
+def test_no_learner_gets_more_than_an_epoch_ahead_in_a_visit_of_several():
+    server = make_server(size=1, n_rows=20, max_iter=50)
+    fast, slow = (
+        FakeLearner(server, name, visit=i, rows=10, epochs=8) for i, name in enumerate(("fast", "slow"))
+    )
+    for _ in range(2):
+        assert fast.push(rows=10, change=0.0).until_epoch == math.inf
+    # It has begun the third epoch, and nobody else is through with the first one.
+    assert fast.push(rows=10, change=0.0).until_epoch == 3
+    assert slow.push(rows=5, change=0.0).until_epoch == 0
+    # The next visits are held back only where that happens again.
+    again = FakeLearner(server, "slow", visit=3, rows=10, epochs=8)
+    assert again.push(rows=10, change=0.0).until_epoch == math.inf
+
+
+def test_an_epoch_that_begins_after_the_end_of_training_does_not_count():
+    server = make_server(size=1, n_rows=20, max_iter=50)
+    learners = [FakeLearner(server, name, visit=i, rows=10, epochs=8) for i, name in enumerate("ab")]
+    for learner in learners:
+        learner.push(rows=10, change=0.0)
+    assert server.stop() == 0
+    # One has gone on before it heard of it; the other knows.
+    refused = learners[0].push(rows=10, change=1.0)
+    assert (refused.accepted, refused.offset, refused.last_epoch) == (False, 10, 0)
+    assert [(epoch.epoch, epoch.rows) for epoch in server.finish().epochs] == [(0, 20)]
+
+
 def test_without_convergence_the_last_epoch_is_that_of_max_iter():
     server = make_server(size=1, max_iter=3)
     assert join(server, "x", epoch=2).last_epoch == 2

@@ -24,6 +24,7 @@ from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, Serving
 from skdist.cluster.source import Source
 from skdist.cluster.training import Training
 from skdist.cluster.visits import Visits
+from skdist.control.dispatch import MOST_EPOCHS, SPAN_SECONDS
 from skdist.control.shares import crew, share_with
 from skdist.exceptions import DataLostError, DivergedError, ServerLostError, SkdistError, UnlikeSampleError
 from skdist.fitting import FitResult, FitSettings, build_dispatcher, conclude
@@ -217,6 +218,8 @@ class ClusterFit:
             self._checkpoint.begin(model, self.plan.classes, rows, self.settings.max_iter)
         self.built = True
         begin = model, self.plan.classes, self.settings, state, sum(rows), n_learners, clock
+        # What is loaded for a visit is let go of after it, and who looks wants epochs to end together.
+        watched = bool(self.observers) or self._partitions.streamed or self.settings.mode != "async"
         dispatcher = build_dispatcher(
             self.settings,
             model,
@@ -225,6 +228,8 @@ class ClusterFit:
             seconds_per_row=1e-9 * sum(s.nbytes for s in summaries) / max(sum(rows), 1),
             queue=1,
             streamed=self._partitions.streamed,
+            span=1 if watched else MOST_EPOCHS,
+            span_seconds=SPAN_SECONDS,
         )
         self._visits = Visits(
             self.client, dispatcher, self._partitions, self._serving, self._history, self.name, self._token,

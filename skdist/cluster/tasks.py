@@ -228,6 +228,8 @@ def _run(
         plugin.limit_inner_threads(order.inner_threads)
     blocks = {}
     for segment, partition in zip(order.segments, partitions, strict=True):
+        if segment.partition in blocks:  # of an earlier epoch
+            continue
         try:
             if sampled:
                 model.refuse_unseen(partition)

@@ -75,7 +75,7 @@ class Visits:
         )  # fmt: skip
         self._history, self._name, self._token = history, name, token
         self._most_learners = most_learners
-        self._able: set[str] = set()  # workers that can be given work
+        self._spare: set[str] = set()  # workers that could be given work
         self._ledger = Ledger()
         self._futures: dict[int, Any] = {}  # of the visits that are on the cluster
         self._over: list[Any] = []  # of those that are not any more
@@ -160,8 +160,8 @@ class Visits:
     async def follow(self, present: Present) -> None:
         """Take the visits off workers that are gone, and give work to those that are there."""
         able = {name: count for name, count in present.threads.items() if not self._is_stuck(name)}
-        self._able = set(able)
         threads = crew(able, self._most_learners, [*self._dispatcher.workers, *self._serving.actors.hosts])
+        self._spare = set(able) - set(threads)
         for name in set(self._dispatcher.workers) - set(threads):
             self._dispatcher.remove_worker(name)
             await self._take_off(name)
@@ -172,7 +172,7 @@ class Visits:
     @property
     def may_give_up(self) -> bool:
         """Whether others could go on with a visit that is silent."""
-        return len(self._able) > 1 and bool(self.flying)
+        return len(self._dispatcher.workers) + len(self._spare) > 1 and bool(self.flying)
 
     async def give_up(self, silent: Collection[int]) -> None:
         """Take visits that are silent off their workers, where others can go on with them."""
@@ -211,7 +211,7 @@ class Visits:
             await self._serving.call("retire", number)  # it has ended, but the word of that got lost
             return
         _, worker = self._dispatcher.in_flight[number]
-        others = self._able - {worker}
+        others = self._spare.union(self._dispatcher.workers) - {worker}
         task = next((task for task, flying in self.flying.items() if flying == number), None)
         if not others or task is None or task.done():
             return
@@ -222,7 +222,6 @@ class Visits:
             del self.flying[task]
             self._put_back(number, offset)
             self._dispatcher.remove_worker(worker)
-            self._able.discard(worker)
             await self._take_off(worker)
 
     async def _give_back(self, task: Landing, number: int, offset: int) -> None:

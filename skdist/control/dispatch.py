@@ -35,9 +35,13 @@ SLOW = 2.0
 #: A worker may begin the next epoch of its own partitions while others finish this one.
 EPOCH_LEAD = 1
 
-#: Epochs of a visit where there is one learner and nobody looks at their ends. More would save little:
-#: what is made ready for epochs that training does not come to is lost.
+#: Epochs of a visit where nobody looks at their ends. More would save little: what is made ready for epochs
+#: that training does not come to is lost.
 MOST_EPOCHS = 8
+
+#: Where others may want to share the work, a visit goes on with the next epoch as long as it lasts no longer
+#: than so many seconds.
+SPAN_SECONDS = 0.25
 
 
 @dataclass
@@ -90,7 +94,10 @@ class Dispatcher:
         Whether an epoch is cut into equal shares, one visit for each slot there is at its begin, for runs
         that must not depend on who is fast.
     span : int
-        Epochs of a visit, at most; more than one only where there is one worker with one slot.
+        Epochs of a visit, at most: a worker of one slot that is through with its own rows of an epoch goes on
+        with those of the next. Halved whenever the server ends visits early, because some workers are slower.
+    span_seconds : float
+        A visit of several epochs lasts no longer.
 
     Attributes
     ----------
@@ -119,6 +126,7 @@ class Dispatcher:
         streamed: bool = False,
         fixed: bool = False,
         span: int = 1,
+        span_seconds: float = math.inf,
     ) -> None:
         self.rows = tuple(rows)
         self.homes = dict(homes)
@@ -130,7 +138,8 @@ class Dispatcher:
         self._planner = planner
         self._streamed = streamed
         self._fixed = fixed
-        self._span = span
+        self._span, self._span_seconds = span, span_seconds
+        self._reach = 0  # epochs from the first one of the latest visit to the one after its last
         self._workers: dict[str, _Worker] = {}
         self._roomy: dict[str, None] = {}  # those that may have room for a visit
         self._sources: dict[int, Queue] = {}  # of the visits in flight
@@ -191,6 +200,10 @@ class Dispatcher:
         """
         visit, worker = self._land(report.visit.number, report.offset)
         self.end_after(report.last_epoch)
+        if report.offset < visit.rows and visit.epoch_at(report.offset) <= min(
+            report.last_epoch, visit.epoch + visit.segments[-1].ahead
+        ):
+            self._span = max(self._span // 2, 1)
         if report.offset and worker is not None:
             # Not the time in which it waited for others, or the slowest would look no slower than they do.
             busy = report.seconds - report.seconds_waited
@@ -288,14 +301,17 @@ class Dispatcher:
             self.epochs[visit.epoch].helped -= visit.rows
         for segment in reversed(visit.split(offset)[1]):
             epoch = self.epochs[visit.epoch + segment.ahead]
-            queue = epoch.queues[0] if segment.ahead else source
+            # Later ones of the same home: else none would have been part of the visit.
+            queue = epoch.homes[source.home][0] if segment.ahead else source
             queue.put_back(Segment(segment.partition, segment.start, segment.stop))
             epoch.waiting += segment.rows
         return visit, worker
 
     def _next_visit(self, name: str, worker: _Worker) -> Visit | None:
         oldest = self.epochs.oldest()
-        for number in range(oldest, min(oldest + self._lead, self.last_epoch) + 1):
+        # What waits behind a visit of several epochs begins where that ends.
+        lead = max(self._lead, self._reach)
+        for number in range(oldest, min(oldest + lead, self.last_epoch) + 1):
             if number == self.epochs.opened:
                 self._open_epoch()
             epoch = self.epochs.get(number)
@@ -306,7 +322,9 @@ class Dispatcher:
                 waiting = [queue for queue in epoch.queues if queue.rows]
                 theirs = [queue for queue in waiting if queue.home not in self._workers]
             if theirs:
-                return self._take(number, epoch, theirs[0], worker, epoch.waiting + epoch.flying)
+                left = epoch.waiting + epoch.flying
+                own = theirs[0].home == name or len(epoch.queues) == 1
+                return self._take(number, epoch, theirs[0], worker, left, own)
             # Who is slow cannot go through all of its own before the next epoch is over.
             if number == oldest and (slow := [queue for queue in waiting if self._is_slow(queue.home)]):
                 return self._take_over(number, epoch, slow, worker)
@@ -331,14 +349,36 @@ class Dispatcher:
     def _is_slow(self, name: str) -> bool:
         return self._workers[name].seconds_per_row > SLOW * self._usual
 
-    def _take(self, number: int, epoch: Epoch, queue: Queue, worker: _Worker, left: int) -> Visit:
+    def _take(
+        self, number: int, epoch: Epoch, queue: Queue, worker: _Worker, left: int, own: bool = False
+    ) -> Visit:
         """Make a visit of what waits in front of a queue, where ``left`` rows are to be shared by all."""
+        least = max(self._least_seconds, min(LEAST_OVER_OVERHEAD * worker.overhead, MOST_FOR_OVERHEAD))
         if self._fixed:
             segments = [queue.take() for _ in range(len(queue.segments))]
-            return self._order(number, epoch, segments, queue, math.inf)
-        usual = self._usual
-        pace = worker.seconds_per_row or usual
-        least = max(self._least_seconds, min(LEAST_OVER_OVERHEAD * worker.overhead, MOST_FOR_OVERHEAD))
+        else:
+            segments = self._front(queue, worker, left, least)
+        rows = sum([segment.rows for segment in segments])
+        epoch.waiting -= rows
+        epoch.flying += rows
+        self._reach = 0
+        if self._span > 1 and own and worker.slots == 1 and not queue.rows:
+            pace = worker.seconds_per_row or self._usual
+            segments += self._later(number, queue.home, self._span_seconds / pace - rows)
+            rows = sum([segment.rows for segment in segments])
+            self._reach = segments[-1].ahead + 1
+        budget = math.inf
+        # One learner needs no time limit, and without one nothing depends on the clock.
+        if not self._fixed and (len(self._workers) > 1 or worker.slots > 1):
+            budget = min(max(BUDGET_MARGIN * rows * self._usual, least), max(MOST_SECONDS, least))
+        self._number += 1
+        visit = Visit(self._number, number, tuple(segments), budget)
+        self._sources[visit.number] = queue
+        return visit
+
+    def _front(self, queue: Queue, worker: _Worker, left: int, least: float) -> list[Segment]:
+        """Take from a queue what a visit of at least so many seconds goes over, if there is as much."""
+        pace = worker.seconds_per_row or self._usual
         # Who is slow gets less, so that all are through at the same time.
         share = max(
             min(queue.rows / max(worker.slots - len(worker.flying), 1), left / pace / self._speed),
@@ -356,33 +396,20 @@ class Dispatcher:
         while queue.segments and rows + queue.segments[0].rows <= goal:
             segments.append(queue.take())
             rows += segments[-1].rows
-        budget = math.inf
-        # One learner needs no time limit, and without one nothing depends on the clock.
-        if len(self._workers) > 1 or worker.slots > 1:
-            budget = min(max(BUDGET_MARGIN * rows * usual, least), max(MOST_SECONDS, least))
-        return self._order(number, epoch, segments, queue, budget)
+        return segments
 
-    def _order(
-        self, number: int, epoch: Epoch, segments: list[Segment], queue: Queue, budget: float
-    ) -> Visit:
-        self._number += 1
-        rows = sum([segment.rows for segment in segments])
-        epoch.waiting -= rows
-        epoch.flying += rows
-        if self._span > 1 and epoch.flying == sum(self.rows):
-            segments += self._later(number)
-        visit = Visit(self._number, number, tuple(segments), budget)
-        self._sources[visit.number] = queue
-        return visit
-
-    def _later(self, number: int) -> list[Segment]:
-        """Take all rows of the epochs that a visit of all rows of epoch ``number`` can go on with."""
+    def _later(self, number: int, home: str, most: float) -> list[Segment]:
+        """Take the rows of one home in the epochs after ``number``, at most so many rows of whole epochs."""
         segments: list[Segment] = []
-        for ahead in range(1, self._span):
-            if self.epochs.opened != number + ahead or self.epochs.opened > self.last_epoch:
+        for ahead in range(1, min(self._span, self.last_epoch - number + 1)):
+            if self.epochs.opened == number + ahead:
+                self._open_epoch()
+            epoch = self.epochs.get(number + ahead)
+            queues = [] if epoch is None else [queue for queue in epoch.homes.get(home, ()) if queue.rows]
+            most -= sum(queue.rows for queue in queues)
+            if epoch is None or not queues or most < 0:
                 break
-            self._open_epoch()
-            segments += [replace(part, ahead=ahead) for part in self.epochs[number + ahead].take_all()]
+            segments += [replace(segment, ahead=ahead) for segment in epoch.take_from(queues)]
         return segments
 
     def _open_epoch(self) -> None:

@@ -56,10 +56,11 @@ class Epoch:
     flying: int = 0
     helped: int = 0
 
-    def take_all(self) -> list[Segment]:
-        """Return all that waits; it is visited from now on."""
-        segments = [queue.take() for queue in self.queues for _ in range(len(queue.segments))]
-        self.flying, self.waiting = self.flying + self.waiting, 0
+    def take_from(self, queues: Sequence[Queue]) -> list[Segment]:
+        """Return all that waits in some of the queues; it is visited from now on."""
+        segments = [queue.take() for queue in queues for _ in range(len(queue.segments))]
+        rows = sum(segment.rows for segment in segments)
+        self.flying, self.waiting = self.flying + rows, self.waiting - rows
         return segments
 
 

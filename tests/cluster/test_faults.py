@@ -13,11 +13,13 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from distributed import Client, LocalCluster, wait
 
 from skdist import DistributedSGDClassifier
 from skdist.cluster import membership, partitions, serving
 from skdist.exceptions import DataLostError, NoWorkersError, SchedulerLostError, ServerLostError
+from skdist.models import linear
 from skdist.testing import cluster as cluster_tools
 from skdist.testing import on_servers
 from tests.cluster.conftest import assert_clean, wait_for
@@ -131,6 +133,22 @@ def test_a_lost_server_is_replaced_and_no_row_counts_twice(trio, binary, monkeyp
     assert_exact(outcome["clf"])
     assert victim in set(outcome["clf"].history_.to_frame("visits").worker)
     assert outcome["clf"].score(*binary) > 0.85
+    assert_clean(client)
+
+
+def test_another_worker_takes_over_where_only_one_pays(trio, binary, monkeypatch):
+    monkeypatch.setattr(linear, "LARGE_STATE", 0)
+    monkeypatch.setattr(linear, "EXCHANGES_TO_PAY", 1_000)
+    monkeypatch.setattr(serving, "BACKUP_SECONDS", 0.2)
+    client, dX, dy = trio
+    rows = dX.map_blocks(sp.csr_array, dtype=dX.dtype)
+    outcome, victim = train_and_kill(client, rows, dy, holds_server=True)
+    assert_exact(outcome["clf"])
+    history = outcome["clf"].history_
+    assert history.fits[-1].learners == 1
+    before, after = dict.fromkeys(record.worker for record in history.visits)
+    assert before == victim
+    assert after != victim
     assert_clean(client)
 
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from skdist import DistributedSGDClassifier
+from skdist.models import linear
 from tests.estimators.test_wide import COLUMNS, WIDTH, problem
 
 
@@ -25,6 +26,24 @@ def test_a_bad_value_is_named_by_its_own_column(client):
     blocks = da.concatenate([da.from_delayed(p, (300, WIDTH), float) for p in delayed_rows(X, 300)])
     with pytest.raises(ValueError, match="columns 400"):
         DistributedSGDClassifier("log_loss", client=client).fit(blocks, da.from_array(y, chunks=300))
+
+
+@pytest.mark.parametrize(
+    ("params", "learners"),
+    [({}, 1), ({"mode": "ssp"}, 2), ({"mode": "sync"}, 2), ({"n_servers": 2}, 2)],
+    ids=str,
+)
+def test_as_many_learners_train_as_save_more_than_their_exchanges_cost(client, monkeypatch, params, learners):
+    monkeypatch.setattr(linear, "LARGE_STATE", 0)
+    X, y = problem(n_rows=900)
+    blocks = da.concatenate([da.from_delayed(p, (100, WIDTH), float) for p in delayed_rows(X, 100)])
+    clf = DistributedSGDClassifier("log_loss", random_state=0, client=client, max_iter=9, tol=None, **params)
+    clf.fit(blocks, da.from_array(y, chunks=100))
+    assert clf.history_.fits[-1].learners == clf.history_.fits[-1].workers == learners
+    visits = clf.history_.to_frame("visits")
+    assert visits.groupby("epoch").rows.sum().tolist() == [900] * 9
+    assert visits.worker.nunique() == learners
+    assert clf.score(X, y) > 0.8
 
 
 def delayed_rows(X, size):

@@ -470,6 +470,95 @@ def test_epochs_after_the_end_of_training_are_dropped_from_a_visit():
     assert dispatcher.orders() == []
 
 
+def spanning(**kwargs):
+    """Return a dispatcher of two workers with two partitions of 100 rows each."""
+    kwargs = {"max_iter": 12, "shuffle": False, "span": 4, **kwargs}
+    dispatcher = Dispatcher([100] * 4, {n: "ab"[n % 2] for n in range(4)}, **kwargs)
+    for name in "ab":
+        dispatcher.add_worker(name, 1)
+    return dispatcher
+
+
+def test_visits_of_workers_go_over_several_epochs_of_their_own_rows():
+    dispatcher = spanning(queue=1)
+    first = dispatcher.orders()  # one that each runs, and one that waits behind it
+    assert [(name, visit.epoch, visit.rows) for name, visit in first] == [
+        ("a", 0, 800), ("b", 0, 800), ("a", 4, 800), ("b", 4, 800)
+    ]  # fmt: skip
+    for name, visit in first:
+        assert [(s.partition % 2, s.ahead) for s in visit.segments] == [
+            ("ab".index(name), ahead) for ahead in range(4) for _ in range(2)
+        ]
+    dispatcher.finished(report(first[0][1], "a"))
+    assert dispatcher.orders() == []  # nobody is more than a visit ahead
+    dispatcher.finished(report(first[1][1], "b"))
+    assert [(name, visit.epoch, visit.rows) for name, visit in dispatcher.orders()] == [
+        ("a", 8, 800), ("b", 8, 800)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("seconds", "epochs"), [(0.1, 1), (0.45, 2), (10.0, 4)])
+def test_visits_of_several_epochs_last_no_longer_than_they_may(seconds, epochs):
+    dispatcher = spanning(queue=0, span_seconds=seconds, seconds_per_row=1e-3)
+    assert [visit.rows for _, visit in dispatcher.orders()] == [200 * epochs] * 2
+
+
+def test_visits_that_had_to_end_early_are_shorter_from_then_on():
+    dispatcher = spanning(queue=0)
+    (_, of_a), (_, of_b) = dispatcher.orders()
+    # The server has let both end with the epoch that they were in.
+    dispatcher.finished(report(of_a, "a", 600))
+    dispatcher.finished(report(of_b, "b", 200))
+    done = Counter((of_a.epoch + s.ahead, s.partition) for s in of_a.split(600)[0])
+    done += Counter((of_b.epoch + s.ahead, s.partition) for s in of_b.split(200)[0])
+    longest = []
+    while not dispatcher.done:
+        for name, visit in dispatcher.orders():
+            longest.append(visit.segments[-1].ahead + 1)
+            done += Counter((visit.epoch + s.ahead, s.partition) for s in visit.segments)
+            dispatcher.finished(report(visit, name))
+    assert max(longest) == 1
+    assert done == Counter((epoch, partition) for epoch in range(12) for partition in range(4))
+
+
+def test_visits_stay_as_long_where_training_ends_with_them():
+    dispatcher = spanning(queue=0)
+    (_, of_a), (_, of_b) = dispatcher.orders()
+    dispatcher.finished(report(of_a, "a", 400, last_epoch=1))
+    dispatcher.finished(report(of_b, "b", 400, last_epoch=1))
+    assert dispatcher.done
+    assert dispatcher.complete == 2
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=6).filter(any),
+    st.lists(st.sampled_from(["a", "b", "c", ""]), min_size=6, max_size=6),
+    st.lists(st.tuples(st.integers(0, 99), st.integers(0, 60), st.booleans()), max_size=80),
+)
+def test_no_row_is_lost_or_visited_twice_in_visits_of_several_epochs(rows, homes, events):
+    homes = dict(enumerate(homes[: len(rows)]))
+    dispatcher = Dispatcher(rows, homes, max_iter=6, queue=1, span=4)
+    for name in "ab":
+        dispatcher.add_worker(name, 1)
+    done, flying, events = Counter(), [], iter(events)
+    while not dispatcher.done:
+        flying += dispatcher.orders()
+        place, offset, leaves = next(events, (0, 10**6, False))
+        name, visit = flying.pop(place % len(flying))
+        offset = min(offset, visit.rows)
+        for segment in visit.split(offset)[0]:
+            for row in range(segment.start, segment.stop):
+                done[visit.epoch + segment.ahead, segment.partition, row] += 1
+        if leaves and len(dispatcher.workers) > 1:
+            dispatcher.remove_worker(name)
+            dispatcher.lost(visit.number, offset)
+            dispatcher.add_worker("c", 1)
+        else:
+            dispatcher.finished(report(visit, name, offset))
+    assert done == Counter((e, p, row) for e in range(6) for p, n in enumerate(rows) for row in range(n))
+
+
 def test_a_worker_that_comes_late_gets_its_share_of_the_next_epochs():
     dispatcher = Dispatcher([100] * 12, {n: "ab"[n % 2] for n in range(12)}, max_iter=20, queue=0)
     dispatcher.add_worker("a", 1)

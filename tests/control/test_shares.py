@@ -1,9 +1,10 @@
+import math
 from collections import Counter
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skdist.control.shares import equal_shares, share_homes
+from skdist.control.shares import crew, equal_shares, share_homes, share_with
 from skdist.messages import Segment
 
 layouts = st.lists(st.integers(0, 200), min_size=1, max_size=8).filter(any)
@@ -43,6 +44,27 @@ def test_every_share_has_a_home_as_long_as_there_are_slots(rows, homes, slots):
         for segment in shares[number]:
             held[homes[segment.partition]] += segment.rows
         assert all(held[name] >= held[other] for other in free if free[other])
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcde"), st.integers(1, 4), min_size=1),
+    st.one_of(st.integers(1, 30), st.just(math.inf)),
+    st.lists(st.sampled_from("abcdef"), max_size=3),
+)
+def test_a_crew_has_as_many_slots_as_pay_and_those_who_come_first(threads, most, first):
+    chosen = crew(threads, most, first)
+    assert sum(chosen.values()) == min(most, sum(threads.values()))
+    assert all(1 <= slots <= threads[name] for name, slots in chosen.items())
+    # Who stays out, or is not in with all slots, comes after those who are.
+    order = list(dict.fromkeys([*(name for name in first if name in threads), *threads]))
+    full = [chosen.get(name, 0) == threads[name] for name in order]
+    assert full == sorted(full, reverse=True)
+
+
+def test_a_single_worker_gets_all_rows_of_those_who_stay_out():
+    homes = {0: "a", 1: "b", 2: "b", 3: ""}
+    share_with("a", ["a"], homes, [5, 5, 0, 5])
+    assert [homes[number] for number in (0, 1, 3)] == ["a"] * 3
 
 
 def test_shares_sit_where_most_of_their_rows_are():
