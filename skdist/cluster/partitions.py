@@ -12,8 +12,8 @@ import numpy as np
 from distributed.client import FutureCancelledError
 
 from skdist.cluster import tasks
-from skdist.cluster.actor import ServerRef
 from skdist.cluster.blocks import MOST_TRIES, Blocks, anywhere, free
+from skdist.cluster.connection import ServerRef
 from skdist.cluster.fetch import fetch, refuse_cancelled, settle
 from skdist.cluster.membership import Membership, Present
 from skdist.cluster.source import Source
