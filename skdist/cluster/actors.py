@@ -12,7 +12,8 @@ from typing import Any
 
 from distributed import Client
 
-from skdist.cluster.actor import ServerActor, ServerRef
+from skdist.cluster.actor import ServerActor
+from skdist.cluster.connection import ServerRef
 from skdist.cluster.fetch import refuse_cancelled, settle
 from skdist.cluster.membership import Membership, Present
 from skdist.cluster.shards import ShardActor

@@ -7,7 +7,7 @@ from concurrent.futures import Future, wait
 
 from distributed import secede
 
-from skdist.cluster.actor import Connection
+from skdist.cluster.connection import Connection
 from skdist.messages import Answer, Update
 
 #: A visit that has waited this long for others gives its thread to the worker's other tasks, in seconds.

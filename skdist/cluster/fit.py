@@ -16,9 +16,10 @@ from distributed.client import FutureCancelledError
 
 from skdist.checkpoint import Checkpoint
 from skdist.cluster import guard, tasks
+from skdist.cluster.blocks import PERSIST_AGAIN
 from skdist.cluster.feed import Feed
 from skdist.cluster.membership import LOOK_SECONDS, Membership
-from skdist.cluster.partitions import PERSIST_AGAIN, Partitions
+from skdist.cluster.partitions import Partitions
 from skdist.cluster.plugin import LearnerPlugin
 from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, Serving
 from skdist.cluster.source import Source

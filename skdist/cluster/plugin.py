@@ -15,7 +15,7 @@ from distributed import WorkerPlugin
 from threadpoolctl import ThreadpoolController
 
 from skdist.backup import Backup
-from skdist.cluster.actor import Connection, ServerRef
+from skdist.cluster.connection import Connection, ServerRef
 from skdist.cluster.shards import ShardedConnection
 from skdist.cluster.sharing import Neighbours, SharingConnection
 from skdist.cluster.slots import Slots

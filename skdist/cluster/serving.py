@@ -17,8 +17,8 @@ from distributed import Client
 
 from skdist.backup import Backup
 from skdist.cluster import tasks
-from skdist.cluster.actor import ServerRef
 from skdist.cluster.actors import WATCH_SECONDS, Actors
+from skdist.cluster.connection import ServerRef
 from skdist.cluster.membership import LOOK_SECONDS, Membership, Present
 from skdist.cluster.shards import collected
 from skdist.exceptions import ServerLostError

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from distributed import get_worker
 
-from skdist.cluster.actor import Connection, ServerRef
+from skdist.cluster.connection import Connection, ServerRef
 from skdist.exceptions import ServerLostError
 from skdist.messages import Answer, Join, Update
 from skdist.parameters import Stage

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from skdist.cluster.actor import Connection, ServerRef
+from skdist.cluster.connection import Connection, ServerRef
 from skdist.cluster.line import Line, Offer
 from skdist.cluster.mailbox import Mailbox, most_shared, size_of
 from skdist.messages import Answer, Join, Update

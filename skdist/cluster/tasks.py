@@ -11,7 +11,7 @@ import numpy as np
 from distributed import get_worker
 
 from skdist.backup import Backup
-from skdist.cluster.actor import Connection, ServerRef
+from skdist.cluster.connection import Connection, ServerRef
 from skdist.cluster.exchange import Exchange, TaskThread
 from skdist.cluster.shards import asker_on, collected
 from skdist.exceptions import ServerLostError, UnlikeSampleError

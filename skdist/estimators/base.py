@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from skdist.checkpoint import Checkpoint
-from skdist.compression import codec_of
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
@@ -25,15 +23,16 @@ from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ScoreMonitor
 from skdist.estimators import prediction
 from skdist.estimators.callbacks import CallbackSupport, EpochCallbacks
+from skdist.estimators.fit_settings import fit_settings, seed_of
 from skdist.estimators.inputs import named
 from skdist.estimators.labels import check_labels
 from skdist.estimators.local import Rows, train_in_process, train_simulated, validation_rows
 from skdist.estimators.plan import Past, Plan
+from skdist.estimators.resuming import checkpoint_of
 from skdist.estimators.routing import choose_client, is_collection
-from skdist.estimators.settings import SettingsMixin, written_out
-from skdist.fitting import FitResult, FitSettings
+from skdist.estimators.settings import SettingsMixin
+from skdist.fitting import FitResult
 from skdist.models.partition import bytes_of, refuse_missing
-from skdist.models.validation import HoldOut
 from skdist.observers import Observers, Validation
 from skdist.simulator import active_cluster
 
@@ -52,6 +51,13 @@ class DistributedBase(CallbackSupport, SettingsMixin):
 
     #: Whether the history goes on in a warm start.
     _keeps_history: ClassVar[bool] = False
+
+    #: Parameters that may be others when a fit goes on from a checkpoint: how it runs and when it ends.
+    _free: ClassVar[tuple[str, ...]] = (
+        "max_iter", "tol", "n_iter_no_change", "verbose", "n_jobs", "warm_start", "mode", "max_staleness",
+        "round_size", "rate_adapter", "batch_sizer", "planner", "aggregator", "collect", "server_momentum",
+        "n_servers", "client",
+    )  # fmt: skip
 
     _auto_settings: ClassVar[dict[str, Any]] = {
         "rate_adapter": StalenessWindow,
@@ -88,47 +94,6 @@ class DistributedBase(CallbackSupport, SettingsMixin):
     def _check_combinations(self) -> None:
         """Refuse parameters that are valid alone but not together."""
 
-    @property
-    def _applies_alone(self) -> bool:
-        """Whether the server applies each update alone."""
-        one = self.collect == 1 or (self.mode == "ssp" and self.collect == "auto")
-        return self.mode != "sync" and bool(one)
-
-    def _collected(self) -> str | int:
-        if self.mode == "sync" and self.collect not in ("auto", 1):
-            raise ValueError(
-                f"collect={self.collect!r} is not for mode='sync', which takes one update of each learner. "
-                "Use collect='auto', or mode='async'."
-            )
-        collect: str | int = self.collect
-        return collect
-
-    def _momentum(self) -> str | float:
-        if self._applies_alone and self.server_momentum not in ("auto", 0):
-            raise ValueError(
-                f"server_momentum={self.server_momentum!r} is for means of updates, but mode={self.mode!r} "
-                f"with collect={self.collect!r} applies each alone. Use collect='auto' in mode='async', or "
-                "mode='sync'."
-            )
-        momentum: str | float = self.server_momentum
-        return momentum
-
-    def _aggregator(self) -> InverseVolatility | None:
-        """Return what weighs updates that are applied together; 'auto' is method B's in sync mode."""
-        aggregator: Any = self.aggregator
-        if aggregator == "auto":
-            aggregator = InverseVolatility() if self.mode == "sync" else None
-        if aggregator is None or isinstance(aggregator, str):
-            return None
-        if self._applies_alone:
-            raise ValueError(
-                f"aggregator={aggregator!r} weighs updates that are applied together, but mode={self.mode!r} "
-                "with collect=1 applies each alone. Use mode='sync', a larger collect, or aggregator='auto'."
-            )
-        aggregator._validate_params()
-        chosen: InverseVolatility = aggregator
-        return chosen
-
     def _fit(
         self,
         rows: Rows,
@@ -141,44 +106,10 @@ class DistributedBase(CallbackSupport, SettingsMixin):
         self._train(
             *rows, past=past, max_iter=self.max_iter, tol=self.tol,
             validation=validation_rows(*validation), callbacks=callbacks,
-            checkpoint=self._checkpoint(checkpoint, resume, validation),
+            checkpoint=checkpoint_of(self, checkpoint, resume, validates=validation[0] is not None),
         )  # fmt: skip
         if callbacks is not None:
             callbacks.end()
-
-    #: Parameters that may be others when a fit goes on from a checkpoint: how it runs and when it ends.
-    _free: ClassVar[tuple[str, ...]] = (
-        "max_iter", "tol", "n_iter_no_change", "verbose", "n_jobs", "warm_start", "mode", "max_staleness",
-        "round_size", "rate_adapter", "batch_sizer", "planner", "aggregator", "collect", "server_momentum",
-        "n_servers", "client",
-    )  # fmt: skip
-
-    def _checkpoint(self, path: Any, resume: Any, validation: Rows) -> Checkpoint | None:
-        """Return the checkpoint of a fit, read if the fit goes on from it."""
-        if resume not in (False, True, "auto"):
-            raise ValueError(f"resume={resume!r} must be False, True or 'auto'.")
-        if path is None:
-            if resume:
-                raise ValueError(f"resume={resume!r} needs the checkpoint to go on from: checkpoint=path.")
-            return None
-        if self.early_stopping or validation[0] is not None or hasattr(self, "_skl_callbacks"):
-            raise ValueError(
-                "A checkpoint does not hold what early_stopping, X_val or callbacks have seen. Fit without "
-                "them, or without checkpoint."
-            )
-        if active_cluster() is not None:
-            raise ValueError("A simulated cluster writes no checkpoints.")
-        given = {
-            name: written_out(value)
-            for name, value in self.get_params(deep=False).items()
-            if name not in self._free
-        }
-        if not isinstance(self.random_state, Integral | None):
-            given["random_state"] = "a generator"
-        checkpoint = Checkpoint(path, given, _seed_of(self.random_state))
-        if resume is True or (resume and checkpoint.exists()):
-            checkpoint.read()
-        return checkpoint
 
     def _train(
         self,
@@ -198,32 +129,13 @@ class DistributedBase(CallbackSupport, SettingsMixin):
         self._check_combinations()
         if going_on and self.early_stopping:
             raise ValueError("early_stopping should be False with partial_fit, which makes one pass.")
-        seed = _seed_of(self.random_state) if checkpoint is None else checkpoint.seed
+        seed = seed_of(self.random_state) if checkpoint is None else checkpoint.seed
         holds_out = self.early_stopping and validation is None
         began = time.perf_counter()
         scores = None
         if self.early_stopping or validation is not None:
             scores = Validation(ScoreMonitor(tol, self.n_iter_no_change) if self.early_stopping else None)
-        settings = FitSettings(
-            adapter=self._setting("rate_adapter"),
-            sizer=self._setting("batch_sizer"),
-            aggregator=self._aggregator(),
-            mode=self.mode,
-            max_staleness=self.max_staleness,
-            round_size=self.round_size,
-            collect=self._collected(),
-            momentum=self._momentum(),
-            max_iter=max_iter,
-            tol=None if self.early_stopping else tol,
-            n_iter_no_change=self.n_iter_no_change,
-            seed=seed,
-            shuffle=self.shuffle,
-            verbose=self.verbose,
-            planner=self._setting("planner"),
-            hold_out=HoldOut(self.validation_fraction, seed) if holds_out else None,
-            codec=codec_of(getattr(self, "compression", None)),
-            n_servers=self.n_servers,
-        )
+        settings = fit_settings(self, max_iter=max_iter, tol=tol, seed=seed, holds_out=holds_out)
         plan = self._plan(past, seed, going_on, classes)
         reset = past is None or not going_on
         observers = Observers(scores, [] if callbacks is None else [callbacks.observer(plan)])
@@ -364,13 +276,6 @@ class DistributedBase(CallbackSupport, SettingsMixin):
         fixed_shares = self.mode == "sync" and self.round_size != "auto" and self.batch_sizer is None
         tags.non_deterministic = not (alone or fixed_shares)
         return tags
-
-
-def _seed_of(random_state: Any) -> int:
-    """Return a seed; an integer is one by itself, as to make a generator takes longer than a small pass."""
-    if isinstance(random_state, Integral):
-        return int(random_state)
-    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
 
 
 @contextmanager

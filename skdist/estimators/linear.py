@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skdist.control.schedules import AutoRate
@@ -61,6 +62,65 @@ class DistributedSGDBase(CoefficientsMixin, DistributedBase):
                 f"learning_rate={self.learning_rate!r} is made for loss={self._passive_aggressive_loss!r}, "
                 f"not for loss={self.loss!r}."
             )
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        coef_init: np.ndarray | None = None,
+        intercept_init: np.ndarray | None = None,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+        checkpoint: str | None = None,
+        resume: bool | str = False,
+    ) -> Self:
+        """Train on all rows, but for those that ``early_stopping`` holds out.
+
+        Parameters
+        ----------
+        X : array-like, sparse, DataFrame, dask Array or dask DataFrame of shape (n_samples, n_features)
+            Training data. Dask collections stay on the cluster.
+        y : array-like, dask Array or dask Series of shape (n_samples,)
+            Labels, or the numbers of a regression, partitioned like X.
+        coef_init : ndarray of shape (n_features,) or (n_classes, n_features), optional
+            Where training starts; with a row for each class where there are more than two.
+        intercept_init : ndarray of shape (1,) or (n_classes,), optional
+            Where training starts.
+        sample_weight : array-like, dask Array or dask Series of shape (n_samples,), optional
+            Weights; 1 each where None.
+        X_val : array-like, sparse, DataFrame, dask Array or dask DataFrame, optional
+            Rows to validate on after each pass, with the features of X. With ``early_stopping=True`` training
+            stops by their score, and no row of X is held out; otherwise the score is recorded.
+        y_val : array-like, dask Array or dask Series, optional
+            Their labels, all of them labels of y, or their numbers.
+        sample_weight_val : array-like, dask Array or dask Series, optional
+            Their weights; 1 each where None.
+        checkpoint : str, optional
+            Path or fsspec URL of a file that is replaced about every second, and at the end, by one that says
+            how far the fit is. It holds no pickle. Not together with validation rows and callbacks.
+        resume : bool or 'auto', default=False
+            Whether to go on from the file at ``checkpoint``, with the same data, in any process and on any
+            cluster; 'auto' begins where there is none.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For bad input, and where there are too few rows to validate or train on; the message says what
+            to do.
+        skdist.exceptions.NoWorkersError
+            Where the cluster has no worker within the time limit.
+        """
+        past = self._start(coef_init, intercept_init)
+        self._fit((X, y, sample_weight), past, (X_val, y_val, sample_weight_val), checkpoint, resume)
+        return self
 
     def _start(self, coef_init: Any, intercept_init: Any) -> Past | None:
         """Return where `fit` starts, if not from zeros."""

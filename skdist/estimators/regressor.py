@@ -244,64 +244,6 @@ class DistributedSGDRegressor(RegressorMixin, DistributedSGDBase):
         self.client = client
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(
-        self,
-        X: Any,
-        y: Any,
-        coef_init: np.ndarray | None = None,
-        intercept_init: np.ndarray | None = None,
-        sample_weight: Any = None,
-        *,
-        X_val: Any = None,
-        y_val: Any = None,
-        sample_weight_val: Any = None,
-        checkpoint: str | None = None,
-        resume: bool | str = False,
-    ) -> DistributedSGDRegressor:
-        """Train on all rows.
-
-        Parameters
-        ----------
-        X : array-like, sparse, DataFrame, dask Array or dask DataFrame of shape (n_samples, n_features)
-            Training data. Dask collections stay on the cluster.
-        y : array-like, dask Array or dask Series of shape (n_samples,)
-            Numbers, partitioned like X.
-        coef_init : ndarray of shape (n_features,), optional
-            Where training starts.
-        intercept_init : ndarray of shape (1,), optional
-            Where training starts.
-        sample_weight : array-like, dask Array or dask Series of shape (n_samples,), optional
-            Weights; 1 each where None.
-        X_val : array-like, sparse, DataFrame, dask Array or dask DataFrame, optional
-            Rows to validate on after each pass, with the features of X. With ``early_stopping=True`` training
-            stops by their score, and no row of X is held out; otherwise the score is recorded.
-        y_val : array-like, dask Array or dask Series, optional
-            Their labels, all of them labels of y.
-        sample_weight_val : array-like, dask Array or dask Series, optional
-            Their weights; 1 each where None.
-        checkpoint : str, optional
-            Path or fsspec URL of a file that is replaced about every second, and at the end, by one that says
-            how far the fit is. It holds no pickle. Not together with validation rows and callbacks.
-        resume : bool or 'auto', default=False
-            Whether to go on from the file at ``checkpoint``, with the same data, in any process and on any
-            cluster; 'auto' begins where there is none.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            For bad input; the message says what to do.
-        skdist.exceptions.NoWorkersError
-            Where the cluster has no worker within the time limit.
-        """
-        past = self._start(coef_init, intercept_init)
-        self._fit((X, y, sample_weight), past, (X_val, y_val, sample_weight_val), checkpoint, resume)
-        return self
-
-    @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> DistributedSGDRegressor:
         """Train one pass over some rows, from where training stands.
 

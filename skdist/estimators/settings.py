@@ -3,36 +3,10 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-import numpy as np
 from sklearn.base import BaseEstimator, clone
-
-
-def written_out(value: Any) -> str:
-    """Return the value of a parameter as text that is the same in any process.
-
-    Classes and functions are their qualified names, arrays and tensors a SHA-256 of their numbers.
-    """
-    if isinstance(value, Mapping):
-        inner = ", ".join(f"{written_out(key)}: {written_out(item)}" for key, item in value.items())
-        return f"{{{inner}}}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(written_out(item) for item in value)}]"
-    if isinstance(value, partial):
-        return f"partial({written_out([value.func, value.args, value.keywords])})"
-    if hasattr(value, "__array__") and hasattr(value, "shape"):
-        values = np.asarray(value)
-        digest = hashlib.sha256(repr(values.tolist()).encode()).hexdigest()
-        return f"{values.dtype} array of shape {values.shape} ({digest})"
-    if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    if getattr(type(value), "__repr__", None) is object.__repr__:  # it tells an address
-        return written_out(type(value))
-    return repr(value)
 
 
 class SettingsMixin(BaseEstimator):

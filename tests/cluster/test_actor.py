@@ -3,7 +3,8 @@ from unittest.mock import Mock
 import pytest
 
 from skdist.cluster import serving
-from skdist.cluster.actor import ServerActor, ServerRef
+from skdist.cluster.actor import ServerActor
+from skdist.cluster.connection import ServerRef
 from skdist.cluster.membership import Membership
 from skdist.cluster.serving import Serving
 from skdist.exceptions import ServerLostError
@@ -37,14 +38,3 @@ def test_an_actor_that_workers_have_forgotten_is_lost_as_soon_as_the_client_hear
     server.actors.refuse_lost = refuse_lost
     with pytest.raises(ServerLostError if heard else Exception, match="as Dask says" if heard else "-gone"):
         client.sync(server.call, "progress")
-
-
-def test_an_actor_that_another_worker_has_forgotten_is_lost(client):
-    server, other = sorted(client.scheduler_info(n_workers=-1)["workers"])
-    ref = ServerRef(server, "skdist-server-gone")
-
-    async def call(dask_worker):
-        with pytest.raises(ServerLostError, match="skdist-server-gone"):
-            await ref.call_from_worker(dask_worker, "progress")
-
-    client.run(call, workers=[other])

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from skdist.cluster.actor import ServerRef
+from skdist.cluster.connection import ServerRef
 from skdist.cluster.membership import Present
 from skdist.cluster.serving import KeptBackup, Serving
 

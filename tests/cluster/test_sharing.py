@@ -12,7 +12,8 @@ import pytest
 
 from skdist.cluster import actor as actors
 from skdist.cluster import line as lines
-from skdist.cluster.actor import Connection, ServerActor, ServerRef
+from skdist.cluster.actor import ServerActor
+from skdist.cluster.connection import Connection, ServerRef
 from skdist.cluster.exchange import Exchange
 from skdist.cluster.line import Offer
 from skdist.cluster.plugin import LearnerPlugin

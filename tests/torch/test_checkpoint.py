@@ -14,7 +14,7 @@ from torch import nn
 
 from skdist import DistributedMLPRegressor, DistributedTorchClassifier, checkpoint
 from skdist.checkpoint import Checkpoint
-from skdist.estimators.settings import written_out
+from skdist.estimators.resuming import written_out
 from tests.cluster.conftest import client, cluster  # noqa: F401
 from tests.torch.modules import Images, Net, scaled
 from tests.torch.test_estimators import images, net, perceptron, rows  # noqa: F401
@@ -131,7 +131,7 @@ def linear(rows, width, frozen):  # noqa: F811
 
 def test_other_shapes_and_other_frozen_parameters_are_refused(rows, path, monkeypatch):  # noqa: F811
     # As if the class of the module had changed between two processes.
-    monkeypatch.setattr("skdist.estimators.base.written_out", lambda value: "the same")
+    monkeypatch.setattr("skdist.estimators.resuming.written_out", lambda value: "the same")
     linear(rows, 5, 1.0).fit(*rows, checkpoint=path)
     with pytest.raises(ValueError, match=r"shape of 1\.weight is \[5, 4\] there and \[6, 4\] here"):
         linear(rows, 6, 1.0).fit(*rows, checkpoint=path, resume=True)
