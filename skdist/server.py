@@ -16,7 +16,7 @@ from skdist.attempts import Attempt, Attempts
 from skdist.backup import Backup
 from skdist.compression import Change
 from skdist.control.aggregation import InverseVolatility
-from skdist.control.dispatch import EPOCH_LEAD
+from skdist.control.dispatch import EPOCH_LEAD, SPAN_LEAD
 from skdist.control.gates import Gate
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.roster import Member, Roster
@@ -245,7 +245,7 @@ class ParameterServer:
             if epoch > self._newest_epoch:  # in a visit of several
                 self._newest_epoch = epoch
                 self._attempts.reached(learner, epoch)
-                if epoch > self._journal.complete(self._n_rows) + EPOCH_LEAD:
+                if epoch > self._journal.complete(self._n_rows) + SPAN_LEAD:
                     # Others are slower: they, and what they leave, come first, as with visits of one epoch.
                     self._attempts.end_epochs()
             order = begin.partition, begin.start, update.visit

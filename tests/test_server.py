@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skdist.control.aggregation import InverseVolatility
+from skdist.control.dispatch import SPAN_LEAD
 from skdist.control.gates import FIRST_LEASE_SECONDS, gate_of
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.schedules import INVERSE_TIME, Schedule
@@ -316,15 +317,15 @@ def test_convergence_ends_the_fit_with_the_epochs_under_way():
     assert server.finish()[5]
 
 
-def test_no_learner_gets_more_than_an_epoch_ahead_in_a_visit_of_several():
+def test_no_learner_gets_far_ahead_of_others_in_a_visit_of_several():
     server = make_server(size=1, n_rows=20, max_iter=50)
     fast, slow = (
         FakeLearner(server, name, visit=i, rows=10, epochs=8) for i, name in enumerate(("fast", "slow"))
     )
-    for _ in range(2):
+    for _ in range(SPAN_LEAD + 1):
         assert fast.push(rows=10, change=0.0).until_epoch == math.inf
-    # It has begun the third epoch, and nobody else is through with the first one.
-    assert fast.push(rows=10, change=0.0).until_epoch == 3
+    # It has begun yet another epoch, and nobody else is through with the first one.
+    assert fast.push(rows=10, change=0.0).until_epoch == SPAN_LEAD + 2
     assert slow.push(rows=5, change=0.0).until_epoch == 0
     # The next visits are held back only where that happens again.
     again = FakeLearner(server, "slow", visit=3, rows=10, epochs=8)

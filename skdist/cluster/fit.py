@@ -227,7 +227,8 @@ class ClusterFit:
             rows,
             homes,
             seconds_per_row=1e-9 * sum(s.nbytes for s in summaries) / max(sum(rows), 1),
-            queue=1,
+            # Of two visits whose rows have to come from other workers, the second might run first.
+            queue=1 if n_learners == there else 0,
             streamed=self._partitions.streamed,
             span=1 if watched else MOST_EPOCHS,
             span_seconds=SPAN_SECONDS,

@@ -39,6 +39,10 @@ EPOCH_LEAD = 1
 #: that training does not come to is lost.
 MOST_EPOCHS = 8
 
+#: In such a visit a learner may get so many epochs ahead of the slowest one: they are short, and a wait for
+#: every small lead would cost more than the visits save.
+SPAN_LEAD = 2
+
 #: Where others may want to share the work, a visit goes on with the next epoch as long as it lasts no longer
 #: than so many seconds.
 SPAN_SECONDS = 0.25
@@ -95,7 +99,8 @@ class Dispatcher:
         that must not depend on who is fast.
     span : int
         Epochs of a visit, at most: a worker of one slot that is through with its own rows of an epoch goes on
-        with those of the next. Halved whenever the server ends visits early, because some workers are slower.
+        with those of the next. One where visits had to end early, because some workers are slower; then
+        twice as many after each that had not.
     span_seconds : float
         A visit of several epochs lasts no longer.
 
@@ -138,7 +143,7 @@ class Dispatcher:
         self._planner = planner
         self._streamed = streamed
         self._fixed = fixed
-        self._span, self._span_seconds = span, span_seconds
+        self._most_span, self._span, self._span_seconds = span, span, span_seconds
         self._reach = 0  # epochs from the first one of the latest visit to the one after its last
         self._workers: dict[str, _Worker] = {}
         self._roomy: dict[str, None] = {}  # those that may have room for a visit
@@ -200,10 +205,10 @@ class Dispatcher:
         """
         visit, worker = self._land(report.visit.number, report.offset)
         self.end_after(report.last_epoch)
-        if report.offset < visit.rows and visit.epoch_at(report.offset) <= min(
-            report.last_epoch, visit.epoch + visit.segments[-1].ahead
-        ):
-            self._span = max(self._span // 2, 1)
+        if report.offset == visit.rows:
+            self._span = min(2 * self._span, self._most_span)
+        elif visit.epoch_at(report.offset) <= report.last_epoch:
+            self._span, self._reach = 1, 0
         if report.offset and worker is not None:
             # Not the time in which it waited for others, or the slowest would look no slower than they do.
             busy = report.seconds - report.seconds_waited

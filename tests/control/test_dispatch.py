@@ -503,25 +503,29 @@ def test_visits_of_several_epochs_last_no_longer_than_they_may(seconds, epochs):
     assert [visit.rows for _, visit in dispatcher.orders()] == [200 * epochs] * 2
 
 
-def test_visits_that_had_to_end_early_are_shorter_from_then_on():
+def test_what_visits_that_had_to_end_early_leave_is_visited_first():
     dispatcher = spanning(queue=0)
     (_, of_a), (_, of_b) = dispatcher.orders()
     # The server has let both end with the epoch that they were in.
     dispatcher.finished(report(of_a, "a", 600))
     dispatcher.finished(report(of_b, "b", 200))
-    done = Counter((of_a.epoch + s.ahead, s.partition) for s in of_a.split(600)[0])
-    done += Counter((of_b.epoch + s.ahead, s.partition) for s in of_b.split(200)[0])
+    ((name, visit),) = dispatcher.orders()
+    assert (name, visit.epoch, visit.rows) == ("b", 1, 200)
+    dispatcher.finished(report(visit, "b"))
+    # One was two epochs ahead of the other, and had nothing to do before that one was through with the next.
     longest = []
     while not dispatcher.done:
-        for name, visit in dispatcher.orders():
+        given = dispatcher.orders()
+        first = min(visit.epoch for _, visit in given)
+        assert all(visit.epoch - first <= 1 for _, visit in given)
+        for name, visit in given:
             longest.append(visit.segments[-1].ahead + 1)
-            done += Counter((visit.epoch + s.ahead, s.partition) for s in visit.segments)
             dispatcher.finished(report(visit, name))
-    assert max(longest) == 1
-    assert done == Counter((epoch, partition) for epoch in range(12) for partition in range(4))
+    assert longest[0] < 4
+    assert max(longest) == 4
 
 
-def test_visits_stay_as_long_where_training_ends_with_them():
+def test_visits_of_several_epochs_may_end_with_training():
     dispatcher = spanning(queue=0)
     (_, of_a), (_, of_b) = dispatcher.orders()
     dispatcher.finished(report(of_a, "a", 400, last_epoch=1))
