@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -166,6 +167,31 @@ def speed_up(clients: dict[int, Client], rows: int) -> dict[int, float]:
     return {count: statistics.median(seconds) for count, seconds in times.items()}
 
 
+def _alone(rows: int, passes: int, start: float) -> float:
+    """Return the seconds of a fit in this process, which begins at a time of the clock."""
+    X = np.random.default_rng(0).standard_normal((rows, 100), dtype=np.float32)
+    y = (X[:, 0] > 0).astype(np.int8)
+    model = DistributedSGDClassifier(loss="log_loss", random_state=0, max_iter=passes, tol=None, n_jobs=1)
+    model.fit(X, y)  # the first may compile
+    time.sleep(max(start - time.time(), 0.0))
+    return timed(lambda: model.fit(X, y))[0]
+
+
+def speed_up_apart(client: Client, rows: int) -> float:
+    """Return how much more two processes train than one, where they have nothing to do with each other."""
+    workers = sorted(client.scheduler_info()["workers"])
+    found: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(3):
+        for count, seconds in found.items():
+            start = time.time() + 6.0
+            fits = [
+                client.submit(_alone, rows, 4 * PASSES, start, workers=[name], pure=False)
+                for name in workers[:count]
+            ]
+            seconds.append(statistics.mean(client.gather(fits)))
+    return 2 * statistics.median(found[1]) / statistics.median(found[2])
+
+
 def bench_limits(page: Page, client: Client, one: Client, dense: Data, repeat: int, quick: bool) -> None:
     """Measure the limits of the machine, and ours against them."""
     nbytes = READ_BYTES // (16 if quick else 1)
@@ -178,11 +204,15 @@ def bench_limits(page: Page, client: Client, one: Client, dense: Data, repeat: i
     entry = ours(dense, 3, (X, y), client)
     narrow = statistics.median(exchange_seconds(entry.fit(batch_sizer=None)) for _ in range(3))
     columns = LARGE // (32 if quick else 2)
-    wide = DistributedSGDClassifier(loss="log_loss", random_state=0, client=client, max_iter=2, tol=None)
+    # By default one learner alone would train so few rows of so wide a model.
+    wide = DistributedSGDClassifier(
+        loss="log_loss", random_state=0, client=client, max_iter=2, tol=None, mode="ssp", max_staleness=100
+    )
     wide.fit(*wide_rows(client, columns))
     broad = exchange_seconds(wide)
     state = 2 * 2 * 4 * (columns + 1)  # iterate and average, there and back
     fits = speed_up({1: one, 2: client}, 2_800_000 // (16 if quick else 1))
+    apart = speed_up_apart(client, 700_000 // (16 if quick else 1))
     speed, raw_speed = dense.X.nbytes / per_pass / 1e9, 4 * LARGE / moved / 1e9
     page.say(
         f"Memory: a compiled sum over {nbytes >> 20} MB of float32, the best of 15. Raw round trips: an "
@@ -191,6 +221,7 @@ def bench_limits(page: Page, client: Client, one: Client, dense: Data, repeat: i
         f"the bytes of the rows ({dense.X.nbytes >> 20} MB)."
     )
     lines = [
+        ["fits of two processes that share nothing, against one", f"{apart:.2f}x", "", "", ""],
         ["read bandwidth, one core", f"{single:.1f} GB/s", "", "", ""],
         ["read bandwidth, two cores", f"{double:.1f} GB/s", "", "", ""],
         ["a pass, two workers", f"{speed:.1f} GB/s ({1e3 * per_pass:.0f} ms)",

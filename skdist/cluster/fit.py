@@ -219,8 +219,8 @@ class ClusterFit:
             self._checkpoint.begin(model, self.plan.classes, rows, self.settings.max_iter)
         self.built = True
         begin = model, self.plan.classes, self.settings, state, sum(rows), n_learners, clock
-        # What is loaded for a visit is let go of after it, and who looks wants epochs to end together.
-        watched = bool(self.observers) or self._partitions.streamed or self.settings.mode != "async"
+        # Who looks at the model wants epochs to end together, and what a visit loads is let go of after it.
+        single = bool(self.observers) or self._partitions.streamed or self.settings.mode != "async"
         dispatcher = build_dispatcher(
             self.settings,
             model,
@@ -230,7 +230,7 @@ class ClusterFit:
             # Of two visits whose rows have to come from other workers, the second might run first.
             queue=1 if n_learners == there else 0,
             streamed=self._partitions.streamed,
-            span=1 if watched else MOST_EPOCHS,
+            span=1 if single else MOST_EPOCHS,
             span_seconds=SPAN_SECONDS,
         )
         self._visits = Visits(

@@ -14,7 +14,7 @@ from distributed.client import FutureCancelledError
 from skdist.cluster import tasks
 from skdist.cluster.blocks import MOST_TRIES, Blocks, anywhere, free
 from skdist.cluster.connection import ServerRef
-from skdist.cluster.fetch import fetch, refuse_cancelled, settle
+from skdist.cluster.fetch import LOST, fetch, refuse_cancelled, settle
 from skdist.cluster.membership import Membership, Present
 from skdist.cluster.source import Source
 from skdist.intake import Intake
@@ -227,9 +227,12 @@ class Partitions:
             if self.streamed:
                 state = dask.delayed(snapshot.state, pure=False)
             else:
-                shared += await self._client.scatter(
-                    [snapshot.state], workers=sorted(present.threads), hash=False
-                )
+                try:
+                    shared += await self._client.scatter(
+                        [snapshot.state], workers=sorted(present.threads), hash=False
+                    )
+                except (KeyError, OSError) as error:  # one of them has just left
+                    raise FutureCancelledError("the parameters to score", LOST) from error
                 (state,) = shared
             futures += await self._blocks.submit(
                 "score", tasks.score, self.kind, self._numbers, present, ref, plugin_name, state,

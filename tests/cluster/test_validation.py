@@ -7,7 +7,8 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
-from distributed import wait
+from distributed import Client, wait
+from distributed.comm import CommClosedError
 
 from skdist import DistributedSGDClassifier
 from skdist.cluster import partitions
@@ -34,6 +35,22 @@ def assert_whole_epochs(clf, rows):
         for (a, length), (b, _) in itertools.pairwise(stretches):
             assert a + length == b
     assert visits.groupby("epoch").rows.sum().tolist() == [rows] * clf.n_iter_
+
+
+def test_a_worker_that_leaves_as_a_score_begins_costs_neither_score_nor_fit(client, persisted, monkeypatch):
+    scatter = Client.scatter
+    # What Dask raises where one of the workers has just died.
+    errors = [KeyError("tcp://127.0.0.1:1"), CommClosedError("closed")]
+
+    def failing(self, *args, **kwargs):
+        if errors:
+            raise errors.pop()
+        return scatter(self, *args, **kwargs)
+
+    monkeypatch.setattr(Client, "scatter", failing)
+    clf = make(max_iter=4, n_iter_no_change=100, client=client).fit(*persisted)
+    assert not errors
+    assert len(clf.validation_scores_) == clf.n_iter_ == 4
 
 
 @pytest.mark.parametrize("params", [{}, {"mode": "ssp"}, {"mode": "sync"}, SYNC], ids=str)
