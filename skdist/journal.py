@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -72,6 +73,7 @@ class Journal:
     def __init__(self) -> None:
         self.rounds: list[RoundRecord] = []
         self._epochs: dict[int, EpochSums] = {}
+        self._accepted: Counter[int] = Counter()  # rows of each epoch
         self._complete = 0
 
     def sums(self) -> dict[int, EpochSums]:
@@ -81,7 +83,12 @@ class Journal:
     def go_on(self, sums: dict[int, EpochSums]) -> None:
         """Go on from the sums of another journal, whose rounds somebody else keeps."""
         self._epochs = {number: replace(each) for number, each in sums.items()}
+        self._accepted = Counter({number: each.rows for number, each in sums.items()})
         self._complete = 0
+
+    def accept(self, epoch: int, rows: int) -> None:
+        """Count rows of an update that was accepted: it may be applied later."""
+        self._accepted[epoch] += rows
 
     def note(self, item: Pending, *, epoch: int, worker: str, version: int, weight: float) -> None:
         """Write down an update that was applied.
@@ -134,8 +141,8 @@ class Journal:
         )
 
     def complete(self, rows: int) -> int:
-        """Return how many epochs, from the first one on, have so many rows."""
-        while self._complete in self._epochs and self._epochs[self._complete].rows >= rows:
+        """Return how many epochs, from the first one on, have so many rows that were accepted."""
+        while self._accepted[self._complete] >= rows:
             self._complete += 1
         return self._complete
 

@@ -347,7 +347,8 @@ def run_visit(
         decay = model.schedule.decay(t) / answer.rate
         context, scale = learner.rate_scale(goal - start, answer, decay)
         sent, ahead, posted = state.copy(), 0, learner.clock()
-        last = goal == rows.total or posted - began - learner.seconds_waited >= visit.budget_seconds
+        ends = rows.total == goal or rows.epoch > min(answer.last_epoch, answer.until_epoch)
+        last = ends or posted - began - learner.seconds_waited >= visit.budget_seconds
         message: np.ndarray | Change = sent
         if learner.feedback is not None:
             if last and visit.epoch_at(start) >= answer.last_epoch:

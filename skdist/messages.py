@@ -74,6 +74,11 @@ class Visit:
         rows = sum([segment.stop - segment.start for segment in self.segments])
         object.__setattr__(self, "rows", rows)
 
+    @property
+    def several(self) -> bool:
+        """Whether it goes over more than one epoch."""
+        return bool(self.segments) and self.segments[-1].ahead > 0
+
     def split(self, offset: int) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
         """Return the segments before and from row ``offset`` on."""
         if offset >= self.rows:

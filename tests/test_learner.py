@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skdist.compression import Feedback, TopK
 from skdist.control.schedules import INVERSE_TIME, AutoRate, Schedule
 from skdist.control.staleness import StalenessWindow
 from skdist.learner import Learner, Listen, Rows, run_visit
@@ -232,6 +233,41 @@ def test_a_refused_update_ends_the_visit(overlap):
     offset, _ = drive(server, visit, partitions, model, Learner("a"), delays=delays, between=takeover)
     assert offset == 40
     assert server.version == 2
+
+
+@pytest.mark.parametrize("epochs", [1, 8])
+def test_what_compression_left_out_is_sent_before_training_ends(epochs):
+    class VectorModel(RowModel):
+        def train(self, state, *args):
+            return super().train(state[0], *args)
+
+    partitions, n = fake_partitions([20])
+    model = VectorModel(10)
+    server = ParameterServer(
+        np.zeros((1, n), np.float32),
+        n_rows=n,
+        schedule=model.schedule,
+        batch_size=10,
+        round_size=10,
+        max_iter=50,
+    )
+    learner = Learner("a", overlap=False, feedback=Feedback(TopK(0.25)))
+    push, trained = server.push, 0
+
+    def stop(update):
+        nonlocal trained
+        trained += update.stop - update.start
+        answer = push(update)
+        # Somebody stops it in the third epoch.
+        return answer._replace(last_epoch=server.stop()) if trained == 50 else answer
+
+    server.push = stop
+    for epoch in range(0, 3, epochs):
+        segments = tuple(Segment(0, 0, 20, ahead) for ahead in range(epochs))
+        visit = Visit(epoch, epoch, segments, budget_seconds=math.inf)
+        drive(server, visit, partitions, model, learner)
+    assert trained == 60
+    np.testing.assert_allclose(server.finish().state, 3 / 10, rtol=1e-6)
 
 
 def test_a_visit_ends_with_the_epoch_that_the_server_says():

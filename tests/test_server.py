@@ -332,6 +332,44 @@ def test_no_learner_gets_far_ahead_of_others_in_a_visit_of_several():
     assert again.push(rows=10, change=0.0).until_epoch == math.inf
 
 
+def test_a_visit_that_waited_does_not_begin_far_ahead_of_others():
+    server = make_server(size=1, n_rows=20, max_iter=50)
+    slow = FakeLearner(server, "slow", visit=1, rows=10, epochs=8)
+    slow.push(rows=5, change=0.0)
+    waited = FakeLearner(server, "fast", visit=2, rows=10, epoch=SPAN_LEAD + 1, epochs=8)
+    assert not waited.answer.accepted
+    assert slow.push(rows=5, change=0.0).until_epoch == 0
+    assert FakeLearner(server, "fast", visit=3, rows=10, epoch=SPAN_LEAD, epochs=8).answer.accepted
+
+
+@pytest.mark.parametrize("epochs", [1, 8])
+def test_a_learner_that_is_late_has_its_share_in_visits_of_any_number_of_epochs(epochs):
+    clock = Clock()
+    server = make_server(
+        size=1, n_rows=20, max_iter=50, gate=gate_of("async", 0, "auto"), n_learners=2, time_source=clock
+    )
+    visits = iter(range(100))
+
+    def begin(name, epoch):
+        return FakeLearner(server, name, visit=next(visits), rows=10, epoch=epoch, epochs=epochs)
+
+    learners = [begin(name, 0) for name in "ab"]
+    for epoch in range(4):
+        clock.now += 1.0
+        if epochs == 1 and epoch:
+            for learner in learners:
+                server.leave(learner.visit, learner.attempt)
+            learners = [begin(name, epoch) for name in "ab"]
+        for learner in learners if epoch < 3 else learners[:1]:
+            learner.push(rows=10, change=1.0, seconds_per_row=0.1)
+        clock.now += 5.0 if epoch == 3 else 0.0
+        server.expire()
+        for learner in learners:
+            if learner.ticket is not None:
+                learner.take()
+    assert [record.weight for record in server.finish().rounds] == [0.5] * 7
+
+
 def test_an_epoch_that_begins_after_the_end_of_training_does_not_count():
     server = make_server(size=1, n_rows=20, max_iter=50)
     learners = [FakeLearner(server, name, visit=i, rows=10, epochs=8) for i, name in enumerate("ab")]

@@ -19,7 +19,7 @@ from skdist.cluster import guard, tasks
 from skdist.cluster.blocks import PERSIST_AGAIN
 from skdist.cluster.feed import Feed
 from skdist.cluster.membership import LOOK_SECONDS, Membership
-from skdist.cluster.partitions import Partitions
+from skdist.cluster.partitions import HELD_SHARE, Partitions
 from skdist.cluster.plugin import LearnerPlugin
 from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, Serving
 from skdist.cluster.source import Source
@@ -200,9 +200,12 @@ class ClusterFit:
         rows = [summary.rows for summary in summaries]
         homes = {number: summary.worker for number, summary in enumerate(summaries)}
         there = sum(present.threads.values())
-        # Not where the user has said how learners go together, or where all are needed to load.
+        # Not where the user has said how learners go together, or where all are needed to load or to hold.
         fewer = (
-            self.settings.mode == "async" and self.settings.n_servers == 1 and not self._partitions.streamed
+            self.settings.mode == "async"
+            and self.settings.n_servers == 1
+            and not self._partitions.streamed
+            and sum(s.nbytes for s in summaries) <= HELD_SHARE * present.memory / len(present.threads)
         )
         model, state, clock = self.plan.build(summaries, validation, there, fewer)
         n_learners = self.plan.n_learners
@@ -232,6 +235,7 @@ class ClusterFit:
             streamed=self._partitions.streamed,
             span=1 if single else MOST_EPOCHS,
             span_seconds=SPAN_SECONDS,
+            eager=not model.inner_parallel,  # the speed of our own kernels is known well enough
         )
         self._visits = Visits(
             self.client, dispatcher, self._partitions, self._serving, self._history, self.name, self._token,

@@ -103,6 +103,8 @@ class Dispatcher:
         twice as many after each that had not.
     span_seconds : float
         A visit of several epochs lasts no longer.
+    eager : bool
+        Whether there are such visits before the speed of their worker is measured.
 
     Attributes
     ----------
@@ -132,6 +134,7 @@ class Dispatcher:
         fixed: bool = False,
         span: int = 1,
         span_seconds: float = math.inf,
+        eager: bool = True,
     ) -> None:
         self.rows = tuple(rows)
         self.homes = dict(homes)
@@ -144,6 +147,7 @@ class Dispatcher:
         self._streamed = streamed
         self._fixed = fixed
         self._most_span, self._span, self._span_seconds = span, span, span_seconds
+        self._eager = eager
         self._reach = 0  # epochs from the first one of the latest visit to the one after its last
         self._workers: dict[str, _Worker] = {}
         self._roomy: dict[str, None] = {}  # those that may have room for a visit
@@ -367,7 +371,8 @@ class Dispatcher:
         epoch.waiting -= rows
         epoch.flying += rows
         self._reach = 0
-        if self._span > 1 and own and worker.slots == 1 and not queue.rows:
+        known = self._eager or worker.seconds_per_row
+        if self._span > 1 and own and known and worker.slots == 1 and not queue.rows:
             pace = worker.seconds_per_row or self._usual
             segments += self._later(number, queue.home, self._span_seconds / pace - rows)
             rows = sum([segment.rows for segment in segments])

@@ -503,6 +503,14 @@ def test_visits_of_several_epochs_last_no_longer_than_they_may(seconds, epochs):
     assert [visit.rows for _, visit in dispatcher.orders()] == [200 * epochs] * 2
 
 
+def test_visits_go_over_several_epochs_when_the_speed_is_measured():
+    dispatcher = spanning(queue=0, eager=False, span_seconds=0.7, seconds_per_row=1e-9)
+    for rows in (200, 600):
+        for name, visit in dispatcher.orders():
+            assert visit.rows == rows
+            dispatcher.finished(report(visit, name, seconds_per_row=1e-3))
+
+
 def test_what_visits_that_had_to_end_early_leave_is_visited_first():
     dispatcher = spanning(queue=0)
     (_, of_a), (_, of_b) = dispatcher.orders()
