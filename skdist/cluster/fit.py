@@ -233,7 +233,8 @@ class ClusterFit:
             # Of two visits whose rows have to come from other workers, the second might run first.
             queue=1 if n_learners == there else 0,
             streamed=self._partitions.streamed,
-            span=1 if single else MOST_EPOCHS,
+            # Of several, a slow one would fall so far behind that its rows count less at the end.
+            span=MOST_EPOCHS if n_learners == 1 and not single else 1,
             span_seconds=SPAN_SECONDS,
             eager=not model.inner_parallel,  # the speed of our own kernels is known well enough
         )
