@@ -41,8 +41,6 @@ class Attempt:
         When it came.
     ends : bool
         Whether it was the last one of the execution.
-    until_epoch : float
-        The execution ends with this epoch.
     """
 
     visit: Visit
@@ -56,7 +54,6 @@ class Attempt:
     staleness: float = math.nan
     arrived: float = 0.0
     ends: bool = False
-    until_epoch: float = math.inf
 
     def accept(self, update: Update, staleness: float, now: float) -> None:
         """Acknowledge the rows of an update."""
@@ -107,18 +104,11 @@ class Attempts:
         attempt.name, attempt.learner, attempt.last = name, learner, (-1, -1)
         self._under_way[attempt.visit.number] = attempt
         attempt.started, attempt.staleness, attempt.ends = attempt.started + 1, math.nan, False
-        attempt.until_epoch = math.inf
         self.reached(learner, attempt.visit.epoch)
 
     def reached(self, learner: str, epoch: int) -> None:
         """Take in that a learner is at work in an epoch."""
         self._epochs[learner] = epoch
-
-    def end_epochs(self) -> None:
-        """Let all executions end with the epoch that they are in."""
-        for attempt in self._under_way.values():
-            epoch = attempt.visit.epoch_at(attempt.offset)
-            attempt.until_epoch = min(attempt.until_epoch, epoch)
 
     def end(self, attempt: Attempt) -> None:
         """Take in that the present execution of a visit is over."""

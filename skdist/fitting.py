@@ -220,7 +220,6 @@ def build_dispatcher(
     streamed: bool = False,
     span: int = 1,
     span_seconds: float = math.inf,
-    eager: bool = True,
 ) -> Dispatcher:
     """Return the dispatcher of a fit; other parameters as there."""
     together = settings.mode == "sync"
@@ -242,7 +241,6 @@ def build_dispatcher(
         fixed=settings.fixed_shares,
         span=span,
         span_seconds=span_seconds,
-        eager=eager,
     )
 
 

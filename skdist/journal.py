@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -73,8 +72,6 @@ class Journal:
     def __init__(self) -> None:
         self.rounds: list[RoundRecord] = []
         self._epochs: dict[int, EpochSums] = {}
-        self._accepted: Counter[int] = Counter()  # rows of each epoch
-        self._complete = 0
 
     def sums(self) -> dict[int, EpochSums]:
         """Return a copy of the sums of each epoch."""
@@ -83,12 +80,6 @@ class Journal:
     def go_on(self, sums: dict[int, EpochSums]) -> None:
         """Go on from the sums of another journal, whose rounds somebody else keeps."""
         self._epochs = {number: replace(each) for number, each in sums.items()}
-        self._accepted = Counter({number: each.rows for number, each in sums.items()})
-        self._complete = 0
-
-    def accept(self, epoch: int, rows: int) -> None:
-        """Count rows of an update that was accepted: it may be applied later."""
-        self._accepted[epoch] += rows
 
     def note(self, item: Pending, *, epoch: int, worker: str, version: int, weight: float) -> None:
         """Write down an update that was applied.
@@ -139,12 +130,6 @@ class Journal:
                 time=item.seconds,
             )
         )
-
-    def complete(self, rows: int) -> int:
-        """Return how many epochs, from the first one on, have so many rows that were accepted."""
-        while self._accepted[self._complete] >= rows:
-            self._complete += 1
-        return self._complete
 
     def epochs(self) -> list[EpochRecord]:
         """Return a record of each epoch."""

@@ -175,10 +175,11 @@ class Rows:
         self._place, self._before = 0, 0  # of the segment under way, and the rows of those before it
         self._walk(0)
 
-    @property
-    def epoch(self) -> int:
-        """Epoch of the next row."""
-        return self.visit.epoch + self.visit.segments[self._place].ahead
+    def over(self, last_epoch: int) -> bool:
+        """Whether there is no row left of an epoch up to the last one."""
+        if self.offset >= self.total:
+            return True
+        return self.visit.epoch + self.visit.segments[self._place].ahead > last_epoch
 
     def _walk(self, rows: int) -> None:
         """Go on by some rows."""
@@ -303,9 +304,7 @@ def run_visit(
             t = reply.clock + ahead
         answer, sent = reply, None
 
-    while rows.offset < rows.total and answer.accepted:
-        if rows.epoch > min(answer.last_epoch, answer.until_epoch):
-            break
+    while answer.accepted and not rows.over(answer.last_epoch):
         left = visit.budget_seconds - (learner.clock() - began - learner.seconds_waited)
         if left <= 0 and rows.offset > first:
             break
@@ -347,8 +346,8 @@ def run_visit(
         decay = model.schedule.decay(t) / answer.rate
         context, scale = learner.rate_scale(goal - start, answer, decay)
         sent, ahead, posted = state.copy(), 0, learner.clock()
-        ends = rows.total == goal or rows.epoch > min(answer.last_epoch, answer.until_epoch)
-        last = ends or posted - began - learner.seconds_waited >= visit.budget_seconds
+        late = posted - began - learner.seconds_waited >= visit.budget_seconds
+        last = late or rows.over(answer.last_epoch)
         message: np.ndarray | Change = sent
         if learner.feedback is not None:
             if last and visit.epoch_at(start) >= answer.last_epoch:

@@ -75,9 +75,9 @@ class Visit:
         object.__setattr__(self, "rows", rows)
 
     @property
-    def several(self) -> bool:
-        """Whether it goes over more than one epoch."""
-        return bool(self.segments) and self.segments[-1].ahead > 0
+    def partitions(self) -> list[int]:
+        """Numbers of the partitions of the segments, each once."""
+        return list(dict.fromkeys([segment.partition for segment in self.segments]))
 
     def split(self, offset: int) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
         """Return the segments before and from row ``offset`` on."""
@@ -245,8 +245,6 @@ class Answer(NamedTuple):
         Whether the update counts: it may, although a newer attempt has taken the visit over since.
     attempt : int
         1 for the first execution of the visit, 2 for the second.
-    until_epoch : float
-        The visit ends with this epoch, although it may have rows of later ones.
     """
 
     accepted: bool
@@ -268,7 +266,6 @@ class Answer(NamedTuple):
     seconds_held: float = 0.0
     taken_in: bool = True
     attempt: int = 1
-    until_epoch: float = math.inf
 
 
 class Snapshot(NamedTuple):

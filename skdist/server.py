@@ -16,7 +16,7 @@ from skdist.attempts import Attempt, Attempts
 from skdist.backup import Backup
 from skdist.compression import Change
 from skdist.control.aggregation import InverseVolatility
-from skdist.control.dispatch import EPOCH_LEAD, SPAN_LEAD
+from skdist.control.dispatch import EPOCH_LEAD
 from skdist.control.gates import Gate
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.roster import Member, Roster
@@ -127,7 +127,7 @@ class ParameterServer:
         self._gate = gate if gate is not None else Gate()
         self._batch_size = batch_size
         self._monitor = monitor
-        self._last_epoch, self._n_rows = max_iter - 1, n_rows
+        self._last_epoch = max_iter - 1
         self._converged = False
         self._newest_epoch = -1
         self._collect = collect
@@ -178,9 +178,6 @@ class ParameterServer:
             number, epoch = join.visit.number, join.visit.epoch
             attempt = self._attempts.enlist(join.visit, join.learner)
             if epoch > self._last_epoch or self._attempts.retired(number):
-                return self._refuse(attempt.offset)
-            # One that waited behind another must not begin where that had to end early.
-            if join.visit.several and self._hold_back(epoch):
                 return self._refuse(attempt.offset)
             if attempt.name == join.attempt and attempt.answer is not None:
                 return attempt.answer
@@ -245,11 +242,9 @@ class ParameterServer:
                 update.rate_scale, update.context, late, reference, self.clock, learners
             )
             begin = attempt.visit.segments[0]
-            self._journal.accept(epoch, update.stop - update.start)
-            self._attempts.reached(learner, epoch)
             if epoch > self._newest_epoch:  # in a visit of several
                 self._newest_epoch = epoch
-                self._hold_back(epoch)
+                self._attempts.reached(learner, epoch)
             order = begin.partition, begin.start, update.visit
             seconds, version = now - self._began, attempt.answer.version
             self._pending.append(
@@ -426,16 +421,6 @@ class ParameterServer:
                 silent=tuple(silent),
             )  # fmt: skip
 
-    def _hold_back(self, epoch: int) -> bool:
-        """End visits early where an epoch is far ahead of the complete ones; return whether it is.
-
-        Those who are slower, and what they leave, come first, as with visits of one epoch.
-        """
-        ahead = epoch > self._journal.complete(self._n_rows) + SPAN_LEAD
-        if ahead:
-            self._attempts.end_epochs()
-        return ahead
-
     def _end(self, attempt: Attempt) -> None:
         """Take in that the present execution of a visit is over; who still waits for it is refused."""
         self._attempts.end(attempt)
@@ -476,9 +461,7 @@ class ParameterServer:
         learners = self._collect
         if self._gate.collective:
             # Also where some are through with their rows: the rows of the others must not count more then.
-            oldest = self._newest_epoch
-            if not self._gate.strict:
-                oldest = min(oldest - EPOCH_LEAD, self._journal.complete(self._n_rows))
+            oldest = self._newest_epoch - (0 if self._gate.strict else EPOCH_LEAD)
             learners = len(self._attempts.at_work(oldest).union([item.learner for item in pending]))
             pending.sort(key=lambda item: item.order)
         weights = self._parameters.apply(pending, learners, len(pending) / learners)
@@ -523,7 +506,6 @@ class ParameterServer:
             level=self._guard.level,
             seconds_held=held,
             attempt=attempt.started,
-            until_epoch=attempt.until_epoch,
         )
         return attempt.answer
 

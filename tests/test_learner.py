@@ -270,17 +270,6 @@ def test_what_compression_left_out_is_sent_before_training_ends(epochs):
     np.testing.assert_allclose(server.finish().state, 3 / 10, rtol=1e-6)
 
 
-def test_a_visit_ends_with_the_epoch_that_the_server_says():
-    partitions, n = fake_partitions([20])
-    model = RowModel(10)
-    server = rows_server(n, model, round_size=10, max_iter=9)
-    visit = Visit(1, 0, tuple(Segment(0, 0, 20, ahead) for ahead in range(4)), budget_seconds=math.inf)
-    held = server.push
-    server.push = lambda update: held(update)._replace(until_epoch=1 if update.start == 30 else math.inf)
-    offset, _ = drive(server, visit, partitions, model, Learner("a"))
-    assert offset == 40
-
-
 def test_a_loop_that_overlaps_polls_between_slices_and_waits_before_it_sends():
     partitions, n = fake_partitions([160])
     model = RowModel(10)

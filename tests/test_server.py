@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skdist.control.aggregation import InverseVolatility
-from skdist.control.dispatch import SPAN_LEAD
 from skdist.control.gates import FIRST_LEASE_SECONDS, gate_of
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.schedules import INVERSE_TIME, Schedule
@@ -317,33 +316,7 @@ def test_convergence_ends_the_fit_with_the_epochs_under_way():
     assert server.finish()[5]
 
 
-def test_no_learner_gets_far_ahead_of_others_in_a_visit_of_several():
-    server = make_server(size=1, n_rows=20, max_iter=50)
-    fast, slow = (
-        FakeLearner(server, name, visit=i, rows=10, epochs=8) for i, name in enumerate(("fast", "slow"))
-    )
-    for _ in range(SPAN_LEAD + 1):
-        assert fast.push(rows=10, change=0.0).until_epoch == math.inf
-    # It has begun yet another epoch, and nobody else is through with the first one.
-    assert fast.push(rows=10, change=0.0).until_epoch == SPAN_LEAD + 2
-    assert slow.push(rows=5, change=0.0).until_epoch == 0
-    # The next visits are held back only where that happens again.
-    again = FakeLearner(server, "slow", visit=3, rows=10, epochs=8)
-    assert again.push(rows=10, change=0.0).until_epoch == math.inf
-
-
-def test_a_visit_that_waited_does_not_begin_far_ahead_of_others():
-    server = make_server(size=1, n_rows=20, max_iter=50)
-    slow = FakeLearner(server, "slow", visit=1, rows=10, epochs=8)
-    slow.push(rows=5, change=0.0)
-    waited = FakeLearner(server, "fast", visit=2, rows=10, epoch=SPAN_LEAD + 1, epochs=8)
-    assert not waited.answer.accepted
-    assert slow.push(rows=5, change=0.0).until_epoch == 0
-    assert FakeLearner(server, "fast", visit=3, rows=10, epoch=SPAN_LEAD, epochs=8).answer.accepted
-
-
-@pytest.mark.parametrize("epochs", [1, 8])
-def test_a_learner_that_is_late_has_its_share_in_visits_of_any_number_of_epochs(epochs):
+def test_a_learner_that_is_late_has_its_share():
     clock = Clock()
     server = make_server(
         size=1, n_rows=20, max_iter=50, gate=gate_of("async", 0, "auto"), n_learners=2, time_source=clock
@@ -351,12 +324,12 @@ def test_a_learner_that_is_late_has_its_share_in_visits_of_any_number_of_epochs(
     visits = iter(range(100))
 
     def begin(name, epoch):
-        return FakeLearner(server, name, visit=next(visits), rows=10, epoch=epoch, epochs=epochs)
+        return FakeLearner(server, name, visit=next(visits), rows=10, epoch=epoch)
 
     learners = [begin(name, 0) for name in "ab"]
     for epoch in range(4):
         clock.now += 1.0
-        if epochs == 1 and epoch:
+        if epoch:
             for learner in learners:
                 server.leave(learner.visit, learner.attempt)
             learners = [begin(name, epoch) for name in "ab"]

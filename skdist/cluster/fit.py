@@ -8,7 +8,7 @@ import logging
 import math
 import threading
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from distributed import Client
@@ -18,7 +18,7 @@ from skdist.checkpoint import Checkpoint
 from skdist.cluster import guard, tasks
 from skdist.cluster.blocks import PERSIST_AGAIN
 from skdist.cluster.feed import Feed
-from skdist.cluster.membership import LOOK_SECONDS, Membership
+from skdist.cluster.membership import LOOK_SECONDS, Membership, Present
 from skdist.cluster.partitions import HELD_SHARE, Partitions
 from skdist.cluster.plugin import LearnerPlugin
 from skdist.cluster.serving import ANSWER_SECONDS, MOST_LOSSES, Serving
@@ -199,48 +199,35 @@ class ClusterFit:
         await self._started()
         rows = [summary.rows for summary in summaries]
         homes = {number: summary.worker for number, summary in enumerate(summaries)}
-        there = sum(present.threads.values())
-        # Not where the user has said how learners go together, or where all are needed to load or to hold.
-        fewer = (
-            self.settings.mode == "async"
-            and self.settings.n_servers == 1
-            and not self._partitions.streamed
-            and sum(s.nbytes for s in summaries) <= HELD_SHARE * present.memory / len(present.threads)
-        )
+        there, nbytes = sum(present.threads.values()), sum(summary.nbytes for summary in summaries)
+        fewer = self._may_be_fewer(present, nbytes)
         model, state, clock = self.plan.build(summaries, validation, there, fewer)
         n_learners = self.plan.n_learners
-        at_work = present.threads
-        if n_learners < there:
-            logger.info(
-                "%d of %d learners train: exchanges would cost more than others save.", n_learners, there
-            )
-            at_work = crew(present.threads, n_learners, self._serving.actors.hosts)
-            for name in at_work:
-                share_with(name, list(at_work), homes, rows)
+        all_train = n_learners == there
+        at_work = present.threads if all_train else self._gather(present, rows, homes)
         self._feed.begin(len(present.threads))
         if self._checkpoint is not None:
             self._checkpoint.begin(model, self.plan.classes, rows, self.settings.max_iter)
         self.built = True
         begin = model, self.plan.classes, self.settings, state, sum(rows), n_learners, clock
-        # Who looks at the model wants epochs to end together, and what a visit loads is let go of after it.
-        single = bool(self.observers) or self._partitions.streamed or self.settings.mode != "async"
+        # Who looks at the model wants epochs to end together, as those do who wait for each other. What a
+        # visit loads is let go of after it. And nobody knows how long an epoch of a module takes.
+        free = self.settings.mode == "async" and not self.observers and not model.inner_parallel
         dispatcher = build_dispatcher(
             self.settings,
             model,
             rows,
             homes,
-            seconds_per_row=1e-9 * sum(s.nbytes for s in summaries) / max(sum(rows), 1),
+            seconds_per_row=1e-9 * nbytes / max(sum(rows), 1),
             # Of two visits whose rows have to come from other workers, the second might run first.
-            queue=1 if n_learners == there else 0,
+            queue=1 if all_train else 0,
             streamed=self._partitions.streamed,
-            # Of several, a slow one would fall so far behind that its rows count less at the end.
-            span=MOST_EPOCHS if n_learners == 1 and not single else 1,
+            span=MOST_EPOCHS if free and not self._partitions.streamed else 1,
             span_seconds=SPAN_SECONDS,
-            eager=not model.inner_parallel,  # the speed of our own kernels is known well enough
         )
         self._visits = Visits(
             self.client, dispatcher, self._partitions, self._serving, self._history, self.name, self._token,
-            n_learners if n_learners < there else math.inf,
+            math.inf if all_train else n_learners,
         )  # fmt: skip
         self._training = Training(
             membership=members,
@@ -262,6 +249,30 @@ class ClusterFit:
             workers=len(at_work), learners=n_learners, line=self._feed.line,
         )  # fmt: skip
         return self._result
+
+    def _may_be_fewer(self, present: Present, nbytes: int) -> bool:
+        """Whether not all workers need train.
+
+        They do where the user has said how they go together, and where all are needed to load or to hold.
+        """
+        return (
+            self.settings.mode == "async"
+            and self.settings.n_servers == 1
+            and not self._partitions.streamed
+            and nbytes <= HELD_SHARE * present.memory / len(present.threads)
+        )
+
+    def _gather(self, present: Present, rows: Sequence[int], homes: dict[int, str]) -> dict[str, int]:
+        """Give the partitions of all to those who train; return the slots of these."""
+        count, threads = self.plan.n_learners, present.threads
+        logger.info(
+            "%d of %d learners train: exchanges would cost more than others save.",
+            count, sum(threads.values()),
+        )  # fmt: skip
+        at_work = crew(threads, count, self._serving.actors.hosts)
+        for name in at_work:
+            share_with(name, list(at_work), homes, rows)
+        return at_work
 
     async def _register_guard(self) -> None:
         actors = f"skdist-server-{self._token}", f"skdist-shard-{self._token}"

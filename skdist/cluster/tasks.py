@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -152,19 +152,19 @@ def visit(
     kind : Kind
         Of the partitions.
     rows : sequence of int
-        Of the partition of each segment of the order.
+        Of each partition of the order.
     *blocks : Partition or tuple
-        One for each segment of the order; X, y and sample weights where nothing had to be converted.
+        One for each of them; X, y and sample weights where nothing had to be converted.
     """
     plugin = get_worker().plugins[plugin_name]
-    partitions = [
-        plugin.partition(segment.partition, block[0], partial(partition_of, kind, segment.partition, block))
+    partitions = {
+        number: plugin.partition(number, block[0], partial(partition_of, kind, number, block))
         if isinstance(block, tuple)
         else block
-        for segment, block in zip(order.segments, blocks, strict=True)
-    ]
-    for segment, count, partition in zip(order.segments, rows, partitions, strict=True):
-        refuse_others(kind, segment.partition, count, partition)
+        for number, block in zip(order.partitions, blocks, strict=True)
+    }
+    for (number, partition), count in zip(partitions.items(), rows, strict=True):
+        refuse_others(kind, number, count, partition)
     thread = TaskThread()
     if kind.streamed and order.threads:
         thread.give_away()  # to the next visit's partition: it loads while this one trains
@@ -174,7 +174,7 @@ def visit(
 
 
 def _visit(
-    order: Visit, server: Connection, plugin: Any, partitions: Sequence[Partition], thread: TaskThread,
+    order: Visit, server: Connection, plugin: Any, partitions: Mapping[int, Partition], thread: TaskThread,
     sampled: bool,
 ) -> VisitReport:  # fmt: skip
     """Join the server, train, and leave it; a server that is lost is reported and no error."""
@@ -220,22 +220,20 @@ def _visit(
 
 def _run(
     order: Visit, server: Connection, plugin: Any, learner: Learner, attempt: str, answer: Answer,
-    partitions: Sequence[Partition], thread: TaskThread, sampled: bool,
+    partitions: Mapping[int, Partition], thread: TaskThread, sampled: bool,
 ) -> tuple[int, int]:  # fmt: skip
     """Feed the visit loop with the server's answers; return its rows and the last epoch known."""
     model, classes = plugin.model_of(server)
     if model.inner_parallel and order.inner_threads:
         plugin.limit_inner_threads(order.inner_threads)
     blocks = {}
-    for segment, partition in zip(order.segments, partitions, strict=True):
-        if segment.partition in blocks:  # of an earlier epoch
-            continue
+    for number, partition in partitions.items():
         try:
             if sampled:
                 model.refuse_unseen(partition)
-            blocks[segment.partition] = model.accept(partition, classes)
+            blocks[number] = model.accept(partition, classes)
         except UnlikeSampleError as error:
-            raise type(error)(f"Partition {segment.partition}: {error}") from error
+            raise type(error)(f"Partition {number}: {error}") from error
     loop = run_visit(order, blocks, model, learner, attempt, answer)
     exchange: Exchange | None = None
     reply: Answer | None = None

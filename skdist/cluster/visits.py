@@ -95,7 +95,7 @@ class Visits:
 
     async def _visit(self, name: str, order: Visit) -> VisitReport | None:
         """Return how a visit ended; None where nobody will ever know."""
-        numbers = [segment.partition for segment in order.segments]
+        numbers = order.partitions
         try:
             async with self._partitions.on_worker(name, numbers) as blocks:
                 # Pinned: the dispatcher balances the work, not Dask's stealing, and visits are taken off
@@ -186,7 +186,7 @@ class Visits:
             {
                 number
                 for number, (visit, _) in self._dispatcher.in_flight.items()
-                if any(segment.partition in partitions for segment in visit.segments)
+                if set(partitions).intersection(visit.partitions)
             }
         )
 

@@ -6,55 +6,31 @@ Events go in (`Dispatcher.add_worker`, `finished`, `lost`, ...), orders come out
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from skdist.control.epochs import Epoch, Epochs, Queue
+from skdist.control.pace import Pace, Paces
 from skdist.control.pressure import PressurePlanner, WorkerPlan, WorkerPressure
 from skdist.control.shares import share_with
-from skdist.control.windows import smoothed
 from skdist.messages import Segment, Visit, VisitReport
-
-#: Seconds that a visit should last: long enough that its overhead does not matter, short enough that
-#: a slow worker's share can go to others.
-VISIT_SECONDS = 0.5
-
-#: A visit gets at most so much time, and so many times what it would take on a usual worker.
-MOST_SECONDS = 2.0
-BUDGET_MARGIN = 1.5
-
-#: Within a worker's fair share a visit may last so many times as long as it takes to begin and to end it,
-#: which grows with the model, but not for that reason longer than so many seconds.
-LEAST_OVER_OVERHEAD = 10.0
-MOST_FOR_OVERHEAD = 10.0
-
-#: A worker that takes so many times as long as a usual one for a row is helped before others go on.
-SLOW = 2.0
 
 #: A worker may begin the next epoch of its own partitions while others finish this one.
 EPOCH_LEAD = 1
 
-#: Epochs of a visit where nobody looks at their ends. More would save little: what is made ready for epochs
-#: that training does not come to is lost.
+#: Epochs of a visit where there is one learner and nobody looks at their ends. More would save little:
+#: what is made ready for epochs that training does not come to is lost.
 MOST_EPOCHS = 8
 
-#: In such a visit a learner may get so many epochs ahead of the slowest one: they are short, and a wait for
-#: every small lead would cost more than the visits save.
-SPAN_LEAD = 2
-
-#: Where others may want to share the work, a visit goes on with the next epoch as long as it lasts no longer
-#: than so many seconds.
+#: Where others may join, a visit of several epochs lasts no longer than so many seconds.
 SPAN_SECONDS = 0.25
 
 
 @dataclass
-class _Worker:
-    slots: int
-    queue: int
+class _Worker(Pace):
+    single: bool = False  # it has one slot, not just by its plan, which is made of many visits
+    queue: int = 0
     flying: set[int] = field(default_factory=set)
-    seconds_per_row: float = 0.0
-    overhead: float = 0.0  # seconds of a visit before its first round and after its last one
     pressure: WorkerPressure | None = None
     idle: bool = False  # there was no work to fill its slots and its queue
     after_idle: set[int] = field(default_factory=set)  # visits in flight that were ordered then
@@ -98,13 +74,10 @@ class Dispatcher:
         Whether an epoch is cut into equal shares, one visit for each slot there is at its begin, for runs
         that must not depend on who is fast.
     span : int
-        Epochs of a visit, at most: a worker of one slot that is through with its own rows of an epoch goes on
-        with those of the next. One where visits had to end early, because some workers are slower; then
-        twice as many after each that had not.
+        Epochs of a visit, at most; more than one only where there is one worker with one slot, and nobody
+        looks at their ends.
     span_seconds : float
         A visit of several epochs lasts no longer.
-    eager : bool
-        Whether there are such visits before the speed of their worker is measured.
 
     Attributes
     ----------
@@ -134,27 +107,26 @@ class Dispatcher:
         fixed: bool = False,
         span: int = 1,
         span_seconds: float = math.inf,
-        eager: bool = True,
     ) -> None:
         self.rows = tuple(rows)
+        self._total = sum(self.rows)
         self.homes = dict(homes)
         self.last_epoch = max_iter - 1
         self.in_flight: dict[int, tuple[Visit, str]] = {}
         self.epochs = Epochs(self.rows, self.homes, step if fixed else 0, seed, shuffle)
-        self._guess = seconds_per_row
-        self._least_seconds, self._step, self._queue, self._lead = least_seconds, step, queue, lead
+        self._step, self._queue, self._lead = step, queue, lead
         self._planner = planner
         self._streamed = streamed
         self._fixed = fixed
-        self._most_span, self._span, self._span_seconds = span, span, span_seconds
-        self._eager = eager
-        self._reach = 0  # epochs from the first one of the latest visit to the one after its last
+        self._span, self._span_seconds = span, span_seconds
+        self._behind = 0  # the epoch after the last one of a visit of several
         self._workers: dict[str, _Worker] = {}
         self._roomy: dict[str, None] = {}  # those that may have room for a visit
         self._sources: dict[int, Queue] = {}  # of the visits in flight
         self._helping: set[int] = set()
         self._ordered = False
-        self._usual, self._speed, self._until_look = seconds_per_row, 0.0, 0
+        self._paces = Paces(seconds_per_row, least_seconds)
+        self._until_look = 0
         self._number = 0
 
     def add_worker(self, name: str, slots: int) -> None:
@@ -162,7 +134,7 @@ class Dispatcher:
         if name not in self._workers:
             planner = self._planner
             pressure = WorkerPressure(planner, slots, self._queue) if planner is not None else None
-            self._workers[name] = _Worker(slots, self._queue, pressure=pressure)
+            self._workers[name] = _Worker(slots, single=slots == 1, queue=self._queue, pressure=pressure)
             self._roomy[name] = None
             self._until_look = 0
             if self._ordered and not self._fixed:
@@ -209,16 +181,8 @@ class Dispatcher:
         """
         visit, worker = self._land(report.visit.number, report.offset)
         self.end_after(report.last_epoch)
-        if report.offset == visit.rows:
-            self._span = min(2 * self._span, self._most_span)
-        elif visit.epoch_at(report.offset) <= report.last_epoch:
-            self._span, self._reach = 1, 0
-        if report.offset and worker is not None:
-            # Not the time in which it waited for others, or the slowest would look no slower than they do.
-            busy = report.seconds - report.seconds_waited
-            worker.seconds_per_row = smoothed(worker.seconds_per_row, busy / report.offset)
-            if report.seconds_span:
-                worker.overhead = smoothed(worker.overhead, max(busy - report.seconds_span, 0.0))
+        if worker is not None:
+            worker.took(report)
         if worker is None or worker.pressure is None:
             return None
         plan = worker.pressure.observe(report, supplied=visit.number not in worker.after_idle)
@@ -310,8 +274,7 @@ class Dispatcher:
             self.epochs[visit.epoch].helped -= visit.rows
         for segment in reversed(visit.split(offset)[1]):
             epoch = self.epochs[visit.epoch + segment.ahead]
-            # Later ones of the same home: else none would have been part of the visit.
-            queue = epoch.homes[source.home][0] if segment.ahead else source
+            queue = epoch.queues[0] if segment.ahead else source
             queue.put_back(Segment(segment.partition, segment.start, segment.stop))
             epoch.waiting += segment.rows
         return visit, worker
@@ -319,8 +282,8 @@ class Dispatcher:
     def _next_visit(self, name: str, worker: _Worker) -> Visit | None:
         oldest = self.epochs.oldest()
         # What waits behind a visit of several epochs begins where that ends.
-        lead = max(self._lead, self._reach)
-        for number in range(oldest, min(oldest + lead, self.last_epoch) + 1):
+        newest = max(oldest + self._lead, self._behind)
+        for number in range(oldest, min(newest, self.last_epoch) + 1):
             if number == self.epochs.opened:
                 self._open_epoch()
             epoch = self.epochs.get(number)
@@ -331,11 +294,11 @@ class Dispatcher:
                 waiting = [queue for queue in epoch.queues if queue.rows]
                 theirs = [queue for queue in waiting if queue.home not in self._workers]
             if theirs:
-                left = epoch.waiting + epoch.flying
-                own = theirs[0].home == name or len(epoch.queues) == 1
-                return self._take(number, epoch, theirs[0], worker, left, own)
+                return self._take(number, epoch, theirs[0], worker, epoch.waiting + epoch.flying)
             # Who is slow cannot go through all of its own before the next epoch is over.
-            if number == oldest and (slow := [queue for queue in waiting if self._is_slow(queue.home)]):
+            if number == oldest and (
+                slow := [queue for queue in waiting if self._paces.is_slow(self._workers[queue.home])]
+            ):
                 return self._take_over(number, epoch, slow, worker)
         return None
 
@@ -355,45 +318,24 @@ class Dispatcher:
         self._helping.add(visit.number)
         return visit
 
-    def _is_slow(self, name: str) -> bool:
-        return self._workers[name].seconds_per_row > SLOW * self._usual
-
-    def _take(
-        self, number: int, epoch: Epoch, queue: Queue, worker: _Worker, left: int, own: bool = False
-    ) -> Visit:
+    def _take(self, number: int, epoch: Epoch, queue: Queue, worker: _Worker, left: int) -> Visit:
         """Make a visit of what waits in front of a queue, where ``left`` rows are to be shared by all."""
-        least = max(self._least_seconds, min(LEAST_OVER_OVERHEAD * worker.overhead, MOST_FOR_OVERHEAD))
-        if self._fixed:
-            segments = [queue.take() for _ in range(len(queue.segments))]
-        else:
-            segments = self._front(queue, worker, left, least)
+        segments = queue.take_all() if self._fixed else self._front(queue, worker, left)
         rows = sum([segment.rows for segment in segments])
         epoch.waiting -= rows
         epoch.flying += rows
-        self._reach = 0
-        known = self._eager or worker.seconds_per_row
-        if self._span > 1 and own and known and worker.slots == 1 and not queue.rows:
-            pace = worker.seconds_per_row or self._usual
-            segments += self._later(number, queue.home, self._span_seconds / pace - rows)
-            rows = sum([segment.rows for segment in segments])
-            self._reach = segments[-1].ahead + 1
-        budget = math.inf
-        # One learner needs no time limit, and without one nothing depends on the clock.
-        if not self._fixed and (len(self._workers) > 1 or worker.slots > 1):
-            budget = min(max(BUDGET_MARGIN * rows * self._usual, least), max(MOST_SECONDS, least))
+        if self._span > 1 and worker.single and len(self._workers) == 1 and rows == self._total:
+            segments += self._later(number, worker)
         self._number += 1
+        budget = math.inf if self._fixed else self._paces.budget(worker, rows)
         visit = Visit(self._number, number, tuple(segments), budget)
         self._sources[visit.number] = queue
         return visit
 
-    def _front(self, queue: Queue, worker: _Worker, left: int, least: float) -> list[Segment]:
-        """Take from a queue what a visit of at least so many seconds goes over, if there is as much."""
-        pace = worker.seconds_per_row or self._usual
-        # Who is slow gets less, so that all are through at the same time.
-        share = max(
-            min(queue.rows / max(worker.slots - len(worker.flying), 1), left / pace / self._speed),
-            self._least_seconds / pace,
-        )
+    def _front(self, queue: Queue, worker: _Worker, left: int) -> list[Segment]:
+        """Take a worker's share of ``left`` rows from a queue, if that does not last too long."""
+        own = queue.rows / max(worker.slots - len(worker.flying), 1)
+        share = self._paces.share(worker, own, left)
         first = queue.take()
         # A partition is cut only where a worker has threads without one, or is slower than the others.
         whole = -(-math.ceil(share) // self._step) * self._step
@@ -401,38 +343,28 @@ class Dispatcher:
             cut = first.start + whole
             queue.put_back(Segment(first.partition, cut, first.stop))
             first = Segment(first.partition, first.start, cut)
-        goal = 0.0 if self._streamed else min(share, max(VISIT_SECONDS, least) / pace)
+        goal = 0.0 if self._streamed else min(share, self._paces.goal(worker))
         segments, rows = [first], first.rows
         while queue.segments and rows + queue.segments[0].rows <= goal:
             segments.append(queue.take())
             rows += segments[-1].rows
         return segments
 
-    def _later(self, number: int, home: str, most: float) -> list[Segment]:
-        """Take the rows of one home in the epochs after ``number``, at most so many rows of whole epochs."""
+    def _later(self, number: int, worker: _Worker) -> list[Segment]:
+        """Take all rows of the epochs that a visit of all rows of epoch ``number`` can go on with."""
         segments: list[Segment] = []
-        for ahead in range(1, min(self._span, self.last_epoch - number + 1)):
-            if self.epochs.opened == number + ahead:
-                self._open_epoch()
-            epoch = self.epochs.get(number + ahead)
-            queues = [] if epoch is None else [queue for queue in epoch.homes.get(home, ()) if queue.rows]
-            most -= sum(queue.rows for queue in queues)
-            if epoch is None or not queues or most < 0:
+        epochs = min(self._span, self._span_seconds / (self._paces.of(worker) * self._total))
+        for ahead in range(1, int(epochs)):
+            if self.epochs.opened != number + ahead or self.epochs.opened > self.last_epoch:
                 break
-            segments += [replace(segment, ahead=ahead) for segment in epoch.take_from(queues)]
+            self._open_epoch()
+            segments += [replace(part, ahead=ahead) for part in self.epochs[number + ahead].take_all()]
+            self._behind = self.epochs.opened
         return segments
 
     def _open_epoch(self) -> None:
         self.epochs.open({name: worker.slots for name, worker in self._workers.items()})
 
     def _look(self) -> None:
-        """Learn the seconds per row of a usual worker, and the rows per second of all together.
-
-        The first who report may be slow ones, so who has not reported is taken to be fast.
-        """
-        workers = self._workers.values()
-        known = [worker.seconds_per_row for worker in workers if worker.seconds_per_row]
-        unknown = [min([self._guess, *known])] * (len(workers) - len(known))
-        self._usual = statistics.median(known + unknown) if workers else self._guess
-        self._speed = sum(worker.slots / (worker.seconds_per_row or self._usual) for worker in workers)
-        self._until_look = len(workers) // 16
+        self._paces.look(self._workers.values())
+        self._until_look = len(self._workers) // 16

@@ -35,6 +35,10 @@ class Queue:
         self.rows -= segment.rows
         return segment
 
+    def take_all(self) -> list[Segment]:
+        """Return all rows."""
+        return [self.take() for _ in range(len(self.segments))]
+
 
 @dataclass
 class Epoch:
@@ -56,11 +60,10 @@ class Epoch:
     flying: int = 0
     helped: int = 0
 
-    def take_from(self, queues: Sequence[Queue]) -> list[Segment]:
-        """Return all that waits in some of the queues; it is visited from now on."""
-        segments = [queue.take() for queue in queues for _ in range(len(queue.segments))]
-        rows = sum(segment.rows for segment in segments)
-        self.flying, self.waiting = self.flying + rows, self.waiting - rows
+    def take_all(self) -> list[Segment]:
+        """Return all that waits; it is visited from now on."""
+        segments = [segment for queue in self.queues for segment in queue.take_all()]
+        self.flying, self.waiting = self.flying + self.waiting, 0
         return segments
 
 

@@ -15,7 +15,7 @@ from sklearn.metrics import log_loss
 
 from skdist import DistributedSGDClassifier
 from skdist.cluster import fit
-from skdist.control import dispatch
+from skdist.control import pace
 from skdist.exceptions import DivergedError, NoWorkersError
 from skdist.testing import leftovers
 from tests.cluster.conftest import assert_clean, wait_for
@@ -50,7 +50,7 @@ def test_quality_is_that_of_training_in_one_process(client, persisted, binary):
 
 def test_one_learner_is_the_sequential_run_to_the_bit(client, binary, monkeypatch):
     # However long a visit takes on a busy machine, the other worker does not help.
-    monkeypatch.setattr(dispatch, "MOST_SECONDS", 1e3)
+    monkeypatch.setattr(pace, "MOST_SECONDS", 1e3)
     monkeypatch.setattr(fit, "build_dispatcher", partial(fit.build_dispatcher, least_seconds=1e3))
     X, y = binary
     client.restart()  # the server's worker is chosen anew: local or remote, the result is the same

@@ -99,7 +99,7 @@ def test_one_visit_at_a_time_trains_where_one_thread_is_enough(in_process, binar
     assert plans.threads.tolist() == [2, 1]
     assert plans.inner_threads.tolist() == [1, 2]
     alone = [others for order, others in watch.seen if order.threads == 1]
-    assert len(alone) >= 2
+    assert len(alone) >= 10
     assert not any(alone)
 
 
@@ -107,7 +107,7 @@ def test_the_guard_goes_back_to_all_threads_for_good(in_process, binary, monkeyp
     monkeypatch.setattr(pressure, "LEAST_SHARE", 1e9)  # the guard always acts
     watch = Watch(monkeypatch)
     in_process(2)
-    clf = make(max_iter=90, planner=HUGE).fit(*on_cluster(binary))
+    clf = make(max_iter=30, planner=HUGE).fit(*on_cluster(binary))
     assert [plan.threads for plan in clf.history_.plans] == [2, 1, 2]
     assert {order.threads for order, _ in watch.seen[-5:]} == {2}
 

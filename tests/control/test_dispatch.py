@@ -7,13 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skdist.control.dispatch import (
-    BUDGET_MARGIN,
-    EPOCH_LEAD,
-    LEAST_OVER_OVERHEAD,
-    MOST_SECONDS,
-    Dispatcher,
-)
+from skdist.control.dispatch import EPOCH_LEAD, Dispatcher
+from skdist.control.pace import BUDGET_MARGIN, LEAST_OVER_OVERHEAD, MOST_SECONDS
 from skdist.control.shares import equal_shares, share_homes
 from skdist.messages import Segment, VisitReport
 
@@ -470,76 +465,50 @@ def test_epochs_after_the_end_of_training_are_dropped_from_a_visit():
     assert dispatcher.orders() == []
 
 
-def spanning(**kwargs):
-    """Return a dispatcher of two workers with two partitions of 100 rows each."""
-    kwargs = {"max_iter": 12, "shuffle": False, "span": 4, **kwargs}
-    dispatcher = Dispatcher([100] * 4, {n: "ab"[n % 2] for n in range(4)}, **kwargs)
-    for name in "ab":
-        dispatcher.add_worker(name, 1)
-    return dispatcher
-
-
-def test_visits_of_workers_go_over_several_epochs_of_their_own_rows():
-    dispatcher = spanning(queue=1)
-    first = dispatcher.orders()  # one that each runs, and one that waits behind it
-    assert [(name, visit.epoch, visit.rows) for name, visit in first] == [
-        ("a", 0, 800), ("b", 0, 800), ("a", 4, 800), ("b", 4, 800)
-    ]  # fmt: skip
-    for name, visit in first:
-        assert [(s.partition % 2, s.ahead) for s in visit.segments] == [
-            ("ab".index(name), ahead) for ahead in range(4) for _ in range(2)
-        ]
-    dispatcher.finished(report(first[0][1], "a"))
-    assert dispatcher.orders() == []  # nobody is more than a visit ahead
-    dispatcher.finished(report(first[1][1], "b"))
-    assert [(name, visit.epoch, visit.rows) for name, visit in dispatcher.orders()] == [
-        ("a", 8, 800), ("b", 8, 800)
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize(("seconds", "epochs"), [(0.1, 1), (0.45, 2), (10.0, 4)])
 def test_visits_of_several_epochs_last_no_longer_than_they_may(seconds, epochs):
-    dispatcher = spanning(queue=0, span_seconds=seconds, seconds_per_row=1e-3)
+    dispatcher = Dispatcher([100] * 2, {}, max_iter=9, span=4, span_seconds=seconds, seconds_per_row=1e-3)
+    dispatcher.add_worker("a", 1)
     assert [visit.rows for _, visit in dispatcher.orders()] == [200 * epochs] * 2
 
 
-def test_visits_go_over_several_epochs_when_the_speed_is_measured():
-    dispatcher = spanning(queue=0, eager=False, span_seconds=0.7, seconds_per_row=1e-9)
-    for rows in (200, 600):
-        for name, visit in dispatcher.orders():
-            assert visit.rows == rows
-            dispatcher.finished(report(visit, name, seconds_per_row=1e-3))
+def test_what_waits_behind_a_visit_of_several_epochs_begins_where_that_ends():
+    dispatcher = Dispatcher([100], {}, max_iter=12, span=4, queue=1)
+    dispatcher.add_worker("a", 1)
+    (_, first), (_, second) = dispatcher.orders()
+    assert [(visit.epoch, visit.rows) for visit in (first, second)] == [(0, 400), (4, 400)]
+    dispatcher.finished(report(first, "a"))
+    ((_, third),) = dispatcher.orders()
+    assert (third.epoch, third.rows) == (8, 400)
 
 
-def test_what_visits_that_had_to_end_early_leave_is_visited_first():
-    dispatcher = spanning(queue=0)
-    (_, of_a), (_, of_b) = dispatcher.orders()
-    # The server has let both end with the epoch that they were in.
-    dispatcher.finished(report(of_a, "a", 600))
-    dispatcher.finished(report(of_b, "b", 200))
-    ((name, visit),) = dispatcher.orders()
-    assert (name, visit.epoch, visit.rows) == ("b", 1, 200)
-    dispatcher.finished(report(visit, "b"))
-    # One was two epochs ahead of the other, and had nothing to do before that one was through with the next.
-    longest = []
+def test_only_a_learner_that_is_alone_visits_several_epochs():
+    homes = {n: "ab"[n % 2] for n in range(4)}
+    for slots in ({"a": 1, "b": 1}, {"a": 2}):
+        dispatcher = Dispatcher([100] * 4, homes, max_iter=12, span=4, queue=0)
+        for name, count in slots.items():
+            dispatcher.add_worker(name, count)
+        while not dispatcher.done:
+            for name, visit in dispatcher.orders():
+                assert not any(segment.ahead for segment in visit.segments)
+                dispatcher.finished(report(visit, name))
+
+
+def test_who_joins_during_a_visit_of_several_epochs_trains_behind_it():
+    dispatcher = Dispatcher([1000] * 4, {}, max_iter=12, span=4, queue=1)
+    dispatcher.add_worker("a", 1)
+    flying = dispatcher.orders()
+    dispatcher.add_worker("b", 1)
+    flying += dispatcher.orders()
+    assert all(visit.epoch >= 8 for name, visit in flying if name == "b")
+    done = Counter()
     while not dispatcher.done:
-        given = dispatcher.orders()
-        first = min(visit.epoch for _, visit in given)
-        assert all(visit.epoch - first <= 1 for _, visit in given)
-        for name, visit in given:
-            longest.append(visit.segments[-1].ahead + 1)
-            dispatcher.finished(report(visit, name))
-    assert longest[0] < 4
-    assert max(longest) == 4
-
-
-def test_visits_of_several_epochs_may_end_with_training():
-    dispatcher = spanning(queue=0)
-    (_, of_a), (_, of_b) = dispatcher.orders()
-    dispatcher.finished(report(of_a, "a", 400, last_epoch=1))
-    dispatcher.finished(report(of_b, "b", 400, last_epoch=1))
-    assert dispatcher.done
-    assert dispatcher.complete == 2
+        name, visit = flying.pop(0)
+        done[name] += visit.rows
+        dispatcher.finished(report(visit, name))
+        flying += dispatcher.orders()
+    assert sum(done.values()) == 12 * 4000
+    assert done["b"] > 0
 
 
 @settings(deadline=None, max_examples=60)
