@@ -113,7 +113,7 @@ class Dispatcher:
         self.homes = dict(homes)
         self.last_epoch = max_iter - 1
         self.in_flight: dict[int, tuple[Visit, str]] = {}
-        self.epochs = Epochs(self.rows, self.homes, step if fixed else 0, seed, shuffle)
+        self.epochs = Epochs(self.rows, self.homes, step, fixed, seed, shuffle)
         self._step, self._queue, self._lead = step, queue, lead
         self._planner = planner
         self._streamed = streamed
@@ -363,7 +363,11 @@ class Dispatcher:
         return segments
 
     def _open_epoch(self) -> None:
-        self.epochs.open({name: worker.slots for name, worker in self._workers.items()})
+        slots = {name: worker.slots for name, worker in self._workers.items()}
+        fair = not (self._fixed or self._streamed) and self._paces.unfair(
+            self._workers, self.rows, self.homes
+        )
+        self.epochs.open(slots, self._paces.speeds(self._workers) if fair else None)
 
     def _look(self) -> None:
         self._paces.look(self._workers.values())

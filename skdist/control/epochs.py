@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from skdist.control.shares import equal_shares, share_homes
+from skdist.control.shares import equal_shares, fair_shares, share_homes
 from skdist.messages import Segment
 
 
@@ -76,9 +76,10 @@ class Epochs:
         Rows of each partition; empty ones never wait.
     homes : mapping of int to str
         The worker where a partition sits, of which nobody makes a copy: it changes.
-    share_step : int
-        Where an epoch is cut into equal shares, one for each slot there is, these are cut at a multiple of so
-        many rows; 0 where it is not.
+    step : int
+        Partitions are cut at multiples of so many rows.
+    equal : bool
+        Whether an epoch is cut into equal shares, one for each slot there is.
     seed : int
         For the order of the partitions in an epoch.
     shuffle : bool
@@ -91,10 +92,10 @@ class Epochs:
     """
 
     def __init__(
-        self, rows: Sequence[int], homes: Mapping[int, str], share_step: int, seed: int, shuffle: bool
+        self, rows: Sequence[int], homes: Mapping[int, str], step: int, equal: bool, seed: int, shuffle: bool
     ) -> None:
         self.opened = 0
-        self._rows, self._homes, self._share_step = rows, homes, share_step
+        self._rows, self._homes, self._step, self._equal = rows, homes, step, equal
         self._seed, self._shuffle = seed, shuffle
         self._epochs: dict[int, Epoch] = {}
         self._fresh: set[int] = set()
@@ -139,35 +140,43 @@ class Epochs:
             if queue is None:
                 theirs = epoch.homes.setdefault(home, [])
                 # Shares stay in queues of their own.
-                if self._share_step or not theirs:
+                if self._equal or not theirs:
                     theirs.append(Queue(home))
                     epoch.queues.append(theirs[-1])
                 queue = queues[number, home] = theirs[-1]
             queue.put_back(Segment(segment.partition, segment.start, segment.stop))
             epoch.waiting += segment.rows
 
-    def open(self, slots: Mapping[str, int]) -> None:
+    def open(self, slots: Mapping[str, int], speeds: Mapping[str, float] | None = None) -> None:
         """Open the next epoch: all rows wait.
 
         Parameters
         ----------
         slots : mapping of str to int
-            Of each worker, for the shares.
+            Of each worker, for equal shares.
+        speeds : mapping of str to float, optional
+            Of each worker, where shares are to be fair; None leaves rows where they sit.
         """
         number = self.opened
         self.opened += 1
         self._fresh.add(number)
-        if self._share_step:
-            shares = equal_shares(self._rows, max(sum(slots.values()), 1), self._share_step)
+        if self._equal:
+            shares = equal_shares(self._rows, max(sum(slots.values()), 1), self._step)
             places = share_homes(shares, self._homes, slots)
             queues = [Queue(places.get(place, "")) for place in range(len(shares))]
             parts = [(part, queue) for share, queue in zip(shares, queues, strict=True) for part in share]
         else:
-            segments = [Segment(partition, 0, rows) for partition, rows in enumerate(self._rows) if rows]
-            homes = [self._homes.get(segment.partition, "") for segment in segments]
-            own = {home: Queue(home) for home in dict.fromkeys(homes)}
+            if speeds:
+                placed = fair_shares(self._rows, self._homes, speeds, self._step)
+            else:
+                placed = [
+                    (self._homes.get(partition, ""), Segment(partition, 0, rows))
+                    for partition, rows in enumerate(self._rows)
+                    if rows
+                ]
+            own = {home: Queue(home) for home, _ in placed}
             queues = list(own.values())
-            parts = [(segment, own[home]) for segment, home in zip(segments, homes, strict=True)]
+            parts = [(segment, own[home]) for home, segment in placed]
         if self._shuffle and len(parts) > 1:  # seeding takes as long as a small pass
             random.Random(f"{self._seed}/{number}").shuffle(parts)
         for segment, queue in parts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from skdist.control.windows import smoothed
@@ -25,6 +25,9 @@ MOST_FOR_OVERHEAD = 10.0
 
 #: A worker that takes so many times as long as a usual one for a row is slow.
 SLOW = 2.0
+
+#: An epoch in which the slowest takes no longer than so many times the fair time is fair.
+MOST_UNFAIR = 1.1
 
 
 @dataclass
@@ -69,6 +72,7 @@ class Paces:
     def __init__(self, guess: float, least_seconds: float) -> None:
         self._guess, self._least_seconds = guess, least_seconds
         self._usual, self._speed, self._alone = guess, 0.0, False
+        self._slowest, self._waited, self._unfair = "", 0.0, False
 
     def look(self, workers: Collection[Pace]) -> None:
         """Learn the seconds per row of a usual worker, and the rows per second of all together.
@@ -77,9 +81,38 @@ class Paces:
         """
         known = [worker.seconds_per_row for worker in workers if worker.seconds_per_row]
         unknown = [min([self._guess, *known])] * (len(workers) - len(known))
-        self._usual = statistics.median(known + unknown) if workers else self._guess
+        self._usual = statistics.median_low(known + unknown) if workers else self._guess
         self._speed = sum(worker.slots / self.of(worker) for worker in workers)
         self._alone = sum(worker.slots for worker in workers) == 1
+
+    def speeds(self, workers: Mapping[str, Pace]) -> dict[str, float]:
+        """Return the rows per second of each worker."""
+        return {name: worker.slots / self.of(worker) for name, worker in workers.items()}
+
+    def unfair(self, workers: Mapping[str, Pace], rows: Sequence[int], homes: Mapping[int, str]) -> bool:
+        """Take in that an epoch begins; return whether rows should not be visited where they sit.
+
+        In each one the others wait for the slowest worker. When the time they have waited adds up to what is
+        worth sending rows elsewhere, these are.
+        """
+        if len(workers) < 2 or not (
+            self._unfair or all(worker.seconds_per_row for worker in workers.values())
+        ):
+            return False
+        speeds = self.speeds(workers)
+        own = dict.fromkeys(workers, 0)
+        for partition, count in enumerate(rows):
+            if homes.get(partition, "") in own:
+                own[homes[partition]] += count
+        seconds = {name: count / speeds[name] for name, count in own.items()}
+        slowest, fair = max(own, key=seconds.__getitem__), sum(rows) / sum(speeds.values())
+        if seconds[slowest] <= MOST_UNFAIR * fair:
+            return False
+        if slowest != self._slowest:
+            self._slowest, self._waited = slowest, 0.0
+        self._waited += seconds[slowest] - fair
+        self._unfair = self._unfair or self._waited > self._least_seconds
+        return self._unfair
 
     def of(self, worker: Pace) -> float:
         """Return the seconds per row of a worker, as far as they are known."""

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from skdist.messages import Segment
 
+#: A mean fair share is made of so many parts, at most: for a smaller one no partition is worth being sent.
+GRAINS = 16
+
 
 def equal_shares(rows: Sequence[int], count: int, step: int) -> list[tuple[Segment, ...]]:
     """Cut the rows of some partitions, in their order, into shares of equal size.
@@ -50,6 +53,64 @@ def equal_shares(rows: Sequence[int], count: int, step: int) -> list[tuple[Segme
                 parts.append(Segment(partition, start, stop))
             done, start = done + stop - start, stop
     return [tuple(share) for share in shares if share]
+
+
+def fair_shares(
+    rows: Sequence[int], homes: Mapping[int, str], speeds: Mapping[str, float], step: int
+) -> list[tuple[str, Segment]]:
+    """Share out the rows of some partitions by the speed of the workers.
+
+    They keep of their own what they can go over in the time that all take. It is always their last
+    partitions that go elsewhere, as these have to be sent there.
+
+    Parameters
+    ----------
+    rows : sequence of int
+        Rows of each partition.
+    homes : mapping of int to str
+        The worker of each partition, perhaps one that has no speed.
+    speeds : mapping of str to float
+        Rows per second of each worker.
+    step : int
+        Rows of a mini-batch; partitions are cut at multiples.
+
+    Returns
+    -------
+    list of (str, Segment)
+        Workers, and what each visits; all rows, in the order of the partitions.
+
+    Examples
+    --------
+    >>> shares = fair_shares([60, 60], {0: "a", 1: "a"}, {"a": 200.0, "b": 100.0}, step=10)
+    >>> [(name, part.partition, part.start, part.stop) for name, part in shares]
+    [('a', 0, 0, 60), ('a', 1, 0, 20), ('b', 1, 20, 60)]
+    """
+    total, speed = sum(rows), sum(speeds.values())
+    grain = -(-total // (GRAINS * len(speeds) * step)) * step
+    room = {name: total * value / speed for name, value in speeds.items()}
+    shares: list[tuple[str, Segment]] = []
+
+    def give(name: str, partition: int, start: int, least: int) -> int:
+        """Give a worker what it has room for; return where that ends."""
+        left = rows[partition] - start
+        count = max(round(room[name] / grain) * grain, least)
+        if left - count < grain:
+            count = left
+        if count:
+            shares.append((name, Segment(partition, start, start + count)))
+            room[name] -= count
+        return start + count
+
+    rest = []
+    for partition, size in enumerate(rows):
+        home = homes.get(partition, "")
+        start = give(home, partition, 0, 0) if home in room and size else 0
+        if start < size:
+            rest.append((partition, start))
+    for partition, start in rest:
+        while start < rows[partition]:
+            start = give(max(room, key=room.__getitem__), partition, start, grain)
+    return sorted(shares, key=lambda share: (share[1].partition, share[1].start))
 
 
 def share_homes(
