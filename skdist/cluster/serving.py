@@ -122,7 +122,6 @@ class Serving:
         self._costs: deque[float] = deque(maxlen=5)
         self._interval = float(dask.config.get("skdist.snapshot-interval", BACKUP_SECONDS))
         self._due = float("inf")
-        self._telling: set[asyncio.Future[Any]] = set()
 
     async def begin(
         self, model: Any, classes: Any, settings: Any, state: np.ndarray, n_rows: int, n_learners: int,
@@ -208,11 +207,15 @@ class Serving:
         return await self._limited(self.ref.call_from_driver(self.client, method, *args))
 
     async def _limited(self, work: Awaitable[Any]) -> Any:
-        call = asyncio.ensure_future(work)
+        call, ref = asyncio.ensure_future(work), self.ref
         began = looked = time.monotonic()
         try:
             while not (await asyncio.wait([call], timeout=WATCH_SECONDS))[0]:
                 now = time.monotonic()
+                if (
+                    self.ref.incarnation != ref.incarnation
+                ):  # that is there, but this call went to another one
+                    raise ServerLostError(f"The parameter server on {ref.address} was replaced.")
                 if now - looked > LOOK_SECONDS or self.lost:
                     looked = now
                     self.check(await self.membership.look())
@@ -348,8 +351,8 @@ class Serving:
             kept = self.kept[-1] if self.kept else None
             if kept is not None and kept.holder:
                 where = {kept.holder}
-            # First, as visits that wait for the lost one may hold the threads that an actor needs to start.
-            self._tell(list(present.threads), self.actors.started)
+            # Visits that wait for the lost one may hold the threads that an actor needs to start.
+            telling = asyncio.ensure_future(self._tell(self.actors.started))
             try:
                 await self.actors.start_on(sorted(where), sorted(others))
                 backup, number = (None, 0) if kept is None else (kept.backup, kept.number)
@@ -363,21 +366,28 @@ class Serving:
                 self._losses += 1
                 if self._losses > MOST_LOSSES:
                     raise ServerLostError("No worker could take over the parameter server.") from error
+            finally:
+                telling.cancel()
         self._rounds = kept.rounds if kept is not None else 0
         self._due = time.monotonic() + self._interval
         return kept
 
-    def _tell(self, workers: list[str], incarnation: int) -> None:
-        """Tell the visits on some workers that there is another server, without waiting for them."""
-        call = self.client.run(tasks.renew, self.name, incarnation, workers=workers, on_error="ignore")
-        telling = asyncio.ensure_future(asyncio.wait_for(call, ABORT_SECONDS))
-        self._telling.add(telling)
-        telling.add_done_callback(self._told)
+    async def _tell(self, incarnation: int) -> None:
+        """Tell the visits on all workers that there is another server, without waiting for them.
 
-    def _told(self, telling: asyncio.Future[Any]) -> None:
-        self._telling.discard(telling)
-        if not telling.cancelled():
-            telling.exception()  # a visit finds out by itself too, only later
+        Again and again: a worker that comes back only now does not know, and a task that waits for the lost
+        server would hold its thread. What is not told finds out by itself, only later.
+        """
+        while True:
+            try:
+                workers = list((await self.membership.look()).threads)
+                call = self.client.run(
+                    tasks.renew, self.name, incarnation, workers=workers, on_error="ignore"
+                )
+                await asyncio.wait_for(call, ABORT_SECONDS)
+            except Exception:
+                logger.debug("Workers could not be told of another server.", exc_info=True)
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def abort(self) -> None:
         """Let visits under way end with their round."""
