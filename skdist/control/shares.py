@@ -5,6 +5,7 @@ And who has one where there are more workers than pay.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping, Sequence
 
 from skdist.messages import Segment
@@ -93,9 +94,9 @@ def fair_shares(
     def give(name: str, partition: int, start: int, least: int) -> int:
         """Give a worker what it has room for; return where that ends."""
         left = rows[partition] - start
-        count = max(round(room[name] / grain) * grain, least)
-        if left - count < grain:
-            count = left
+        count = min(max(round(room[name] / grain) * grain, least), left)
+        if left - count < grain:  # that is not cut off
+            count = left if count or room[name] >= left / 2 else 0
         if count:
             shares.append((name, Segment(partition, start, start + count)))
             room[name] -= count
@@ -107,9 +108,13 @@ def fair_shares(
         start = give(home, partition, 0, 0) if home in room and size else 0
         if start < size:
             rest.append((partition, start))
+    roomiest = [(-value, name) for name, value in room.items()]
+    heapq.heapify(roomiest)
     for partition, start in rest:
         while start < rows[partition]:
-            start = give(max(room, key=room.__getitem__), partition, start, grain)
+            name = roomiest[0][1]
+            start = give(name, partition, start, grain)
+            heapq.heapreplace(roomiest, (-room[name], name))
     return sorted(shares, key=lambda share: (share[1].partition, share[1].start))
 
 
