@@ -212,9 +212,8 @@ class Serving:
         try:
             while not (await asyncio.wait([call], timeout=WATCH_SECONDS))[0]:
                 now = time.monotonic()
-                if (
-                    self.ref.incarnation != ref.incarnation
-                ):  # that is there, but this call went to another one
+                # The next one is there, and would not look lost.
+                if self.ref.incarnation != ref.incarnation:
                     raise ServerLostError(f"The parameter server on {ref.address} was replaced.")
                 if now - looked > LOOK_SECONDS or self.lost:
                     looked = now

@@ -77,7 +77,7 @@ class Training:
         self._looking = asyncio.Lock()
         self._backing: asyncio.Task[KeptBackup] | None = None
         self._looked = self._worked = time.monotonic()
-        self._stopped = False
+        self._stopped = self._recovering = False
         self._last_epoch = dispatcher.last_epoch
         self._checkpoint = checkpoint
         self._writing: asyncio.Future[None] | None = None
@@ -105,7 +105,9 @@ class Training:
                 await self._write_last()
                 return outcome
             except ServerLostError as error:
+                self._recovering = True
                 await self._recover(error)
+                self._recovering = False
 
     async def _turn(self) -> None:
         watch, visits = self._watch, self._visits
@@ -232,7 +234,7 @@ class Training:
                 return await work()
             await asyncio.sleep(LOOK_SECONDS)
             deadline = time.monotonic() + ANSWER_SECONDS
-            while self._serving.lost and time.monotonic() < deadline:
+            while (self._recovering or self._serving.lost) and time.monotonic() < deadline:
                 await asyncio.sleep(0.1)
         raise VisitFailedError(
             "The end of an epoch could not be looked at: servers or data were lost each time."

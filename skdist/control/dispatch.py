@@ -200,6 +200,7 @@ class Dispatcher:
 
         Their epoch may have been complete; it is not any more.
         """
+        self._behind = 0
         self.epochs.wait([(visit.epoch + segment.ahead, segment) for segment in visit.between(start, stop)])
 
     def go_on(self, opened: int, todo: Sequence[tuple[int, Segment]]) -> None:
@@ -274,7 +275,10 @@ class Dispatcher:
             self.epochs[visit.epoch].helped -= visit.rows
         for segment in reversed(visit.split(offset)[1]):
             epoch = self.epochs[visit.epoch + segment.ahead]
-            queue = epoch.queues[0] if segment.ahead else source
+            queue = source
+            if segment.ahead:
+                # Nothing begins behind it any more before that is visited.
+                queue, self._behind = epoch.queues[0], 0
             queue.put_back(Segment(segment.partition, segment.start, segment.stop))
             epoch.waiting += segment.rows
         return visit, worker
@@ -364,10 +368,14 @@ class Dispatcher:
 
     def _open_epoch(self) -> None:
         slots = {name: worker.slots for name, worker in self._workers.items()}
-        fair = not (self._fixed or self._streamed) and self._paces.unfair(
-            self._workers, self.rows, self.homes
-        )
-        self.epochs.open(slots, self._paces.speeds(self._workers) if fair else None)
+        speeds = None
+        if not (self._fixed or self._streamed):
+            speeds = self._paces.begin_epoch(self._workers, self.rows, self.homes)
+        number = self.epochs.opened
+        self.epochs.open(slots, speeds)
+        for name in speeds or ():
+            if name not in self.epochs[number].homes:
+                self._workers[name].rest()
 
     def _look(self) -> None:
         self._paces.look(self._workers.values())

@@ -29,6 +29,9 @@ SLOW = 2.0
 #: An epoch in which the slowest takes no longer than so many times the fair time is fair.
 MOST_UNFAIR = 1.1
 
+#: What a worker that gets no rows is known to take for one shrinks so much in each epoch.
+FORGETTING = 0.9
+
 
 @dataclass
 class Pace:
@@ -47,6 +50,10 @@ class Pace:
     slots: int
     seconds_per_row: float = 0.0
     overhead: float = 0.0
+
+    def rest(self) -> None:
+        """Take in that it gets no rows of an epoch: it may be faster than when it was measured."""
+        self.seconds_per_row *= FORGETTING
 
     def took(self, report: VisitReport) -> None:
         """Take in how long a visit took."""
@@ -72,7 +79,7 @@ class Paces:
     def __init__(self, guess: float, least_seconds: float) -> None:
         self._guess, self._least_seconds = guess, least_seconds
         self._usual, self._speed, self._alone = guess, 0.0, False
-        self._slowest, self._waited, self._unfair = "", 0.0, False
+        self._slowest, self._waited, self._worth_sending = "", 0.0, False
 
     def look(self, workers: Collection[Pace]) -> None:
         """Learn the seconds per row of a usual worker, and the rows per second of all together.
@@ -89,30 +96,33 @@ class Paces:
         """Return the rows per second of each worker."""
         return {name: worker.slots / self.of(worker) for name, worker in workers.items()}
 
-    def unfair(self, workers: Mapping[str, Pace], rows: Sequence[int], homes: Mapping[int, str]) -> bool:
-        """Take in that an epoch begins; return whether rows should not be visited where they sit.
+    def begin_epoch(
+        self, workers: Mapping[str, Pace], rows: Sequence[int], homes: Mapping[int, str]
+    ) -> dict[str, float] | None:
+        """Take in that an epoch begins; return the speeds to share it out by.
 
-        In each one the others wait for the slowest worker. When the time they have waited adds up to what is
-        worth sending rows elsewhere, these are.
+        None leaves rows where they sit. In each epoch the others wait for the slowest worker. When the time
+        they have waited adds up to what is worth sending rows elsewhere, these are.
         """
-        if len(workers) < 2 or not (
-            self._unfair or all(worker.seconds_per_row for worker in workers.values())
-        ):
-            return False
-        speeds = self.speeds(workers)
         own = dict.fromkeys(workers, 0)
         for partition, count in enumerate(rows):
             if homes.get(partition, "") in own:
                 own[homes[partition]] += count
+        known = all(workers[name].seconds_per_row for name, count in own.items() if count)
+        if len(workers) < 2 or not (known or self._worth_sending):
+            return None
+        speeds = self.speeds(workers)
         seconds = {name: count / speeds[name] for name, count in own.items()}
-        slowest, fair = max(own, key=seconds.__getitem__), sum(rows) / sum(speeds.values())
-        if seconds[slowest] <= MOST_UNFAIR * fair:
-            return False
-        if slowest != self._slowest:
-            self._slowest, self._waited = slowest, 0.0
-        self._waited += seconds[slowest] - fair
-        self._unfair = self._unfair or self._waited > self._least_seconds
-        return self._unfair
+        fair = sum(rows) / sum(speeds.values())
+        longest = max(seconds.values())
+        if longest <= MOST_UNFAIR * fair:
+            return None
+        # Of several who are slow, now one is the slowest and now another one.
+        if seconds.get(self._slowest, 0.0) <= MOST_UNFAIR * fair:
+            self._slowest, self._waited = max(seconds, key=seconds.__getitem__), 0.0
+        self._waited += longest - fair
+        self._worth_sending = self._worth_sending or self._waited > self._least_seconds
+        return speeds if self._worth_sending else None
 
     def of(self, worker: Pace) -> float:
         """Return the seconds per row of a worker, as far as they are known."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from skdist.messages import Segment
 
-#: A mean fair share is made of so many parts, at most: for a smaller one no partition is worth being sent.
+#: A mean fair share is made of so many parts, at most: no partition is cut for a smaller one.
 GRAINS = 16
 
 

@@ -511,6 +511,18 @@ def test_who_joins_during_a_visit_of_several_epochs_trains_behind_it():
     assert done["b"] > 0
 
 
+def test_nobody_gets_far_ahead_when_a_visit_of_several_epochs_is_taken_back():
+    dispatcher = Dispatcher([100] * 2, {}, max_iter=40, span=8, queue=1)
+    dispatcher.add_worker("a", 1)
+    (_, first), (_, second) = dispatcher.orders()
+    dispatcher.remove_worker("a")
+    for visit in (first, second):
+        dispatcher.lost(visit.number)
+    for name in "bc":
+        dispatcher.add_worker(name, 1)
+    assert all(visit.epoch <= EPOCH_LEAD for _, visit in dispatcher.orders())
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.integers(0, 30), min_size=1, max_size=6).filter(any),

@@ -76,22 +76,34 @@ def test_rows_go_elsewhere_when_others_have_waited_long_enough():
     # The slowest takes 0.3 s, and 0.15 s would be fair: the second such epoch is one too many.
     core, workers = paces(a=3e-3, b=1e-3)
     rows, homes = [100] * 2, {0: "a", 1: "b"}
-    assert [core.unfair(workers, rows, homes) for _ in range(3)] == [False, True, True]
+    speeds = [core.begin_epoch(workers, rows, homes) for _ in range(3)]
+    assert speeds == [None, core.speeds(workers), core.speeds(workers)]
 
 
 def test_rows_stay_where_they_sit_as_long_as_nobody_waits_for_long():
     core, workers = paces(a=1e-3 * MOST_UNFAIR, b=1e-3)
-    assert not any(core.unfair(workers, [100] * 2, {0: "a", 1: "b"}) for _ in range(1000))
+    assert not any(core.begin_epoch(workers, [100] * 2, {0: "a", 1: "b"}) for _ in range(1000))
     # Now one is the slowest, now the other one.
     for turn in range(1000):
         for name, seconds in zip("ab", (2e-3, 1e-3) if turn % 2 else (1e-3, 2e-3), strict=True):
             workers[name].seconds_per_row = seconds
-        assert not core.unfair(workers, [100] * 2, {0: "a", 1: "b"})
+        assert core.begin_epoch(workers, [100] * 2, {0: "a", 1: "b"}) is None
 
 
 def test_nobody_is_unfair_to_workers_that_nothing_is_known_of():
     core, workers = paces(least_seconds=0.0, a=3e-3, b=0.0)
-    assert not core.unfair(workers, [100] * 2, {0: "a", 1: "b"})
+    assert core.begin_epoch(workers, [100] * 2, {0: "a", 1: "b"}) is None
+    # But one that has no rows to be measured with is no reason to wait.
+    assert core.begin_epoch(workers, [100] * 2, {0: "a", 1: "a"})
+
+
+def test_of_several_who_are_slow_it_does_not_matter_which_is_the_slowest():
+    core, workers = paces(a=3e-3, b=3e-3, c=1e-3, d=1e-3)
+    homes = {n: "abcd"[n] for n in range(4)}
+    for turn in range(4):
+        workers["ab"[turn % 2]].seconds_per_row = 3.1e-3 + 1e-5 * turn
+        speeds = core.begin_epoch(workers, [100] * 4, homes)
+    assert speeds
 
 
 def test_of_two_workers_the_one_that_takes_three_times_as_long_is_slow():
@@ -132,6 +144,24 @@ def test_a_slow_worker_costs_little_more_than_what_it_cannot_do(workers, slower)
     pace = {str(number): 1e-5 * (slower if number == 0 else 1) for number in range(workers)}
     ideal = 12 * sum(rows) / sum(1 / value for value in pace.values())
     assert seconds_of(rows, homes, pace, 12) <= 1.2 * ideal
+
+
+def test_a_worker_that_was_slow_for_a_while_gets_rows_again():
+    names = "abcd"
+    dispatcher = Dispatcher(
+        [10_000] * 4, dict(enumerate(names)), max_iter=150, seconds_per_row=1e-5, queue=0, step=64
+    )
+    for name in names:
+        dispatcher.add_worker(name, 1)
+    of_a = Counter()
+    while not dispatcher.done:
+        for name, visit in dispatcher.orders():
+            slow = name == "a" and 2 <= visit.epoch < 5
+            seconds = visit.rows * 1e-5 * (200 if slow else 1)
+            of_a[visit.epoch] += visit.rows * (name == "a")
+            dispatcher.finished(VisitReport(visit, name, visit.rows, 1, 0.0, seconds, 10**6))
+    assert min(of_a[epoch] for epoch in range(5, 20)) < 1_000
+    assert of_a[149] == 10_000
 
 
 @pytest.mark.parametrize("slower", [1, 3, 20])
