@@ -220,6 +220,7 @@ def build_dispatcher(
     streamed: bool = False,
     span: int = 1,
     span_seconds: float = math.inf,
+    spare: float = math.inf,
 ) -> Dispatcher:
     """Return the dispatcher of a fit; other parameters as there."""
     together = settings.mode == "sync"
@@ -241,6 +242,7 @@ def build_dispatcher(
         fixed=settings.fixed_shares,
         span=span,
         span_seconds=span_seconds,
+        spare=spare,
     )
 
 

@@ -200,7 +200,8 @@ class ClusterFit:
         rows = [summary.rows for summary in summaries]
         homes = {number: summary.worker for number, summary in enumerate(summaries)}
         there, nbytes = sum(present.threads.values()), sum(summary.nbytes for summary in summaries)
-        fewer = self._may_be_fewer(present, nbytes)
+        spare = HELD_SHARE * present.memory / len(present.threads)  # bytes that a worker can take from others
+        fewer = self._may_be_fewer() and nbytes <= spare
         model, state, clock = self.plan.build(summaries, validation, there, fewer)
         n_learners = self.plan.n_learners
         all_train = n_learners == there
@@ -224,6 +225,7 @@ class ClusterFit:
             streamed=self._partitions.streamed,
             span=MOST_EPOCHS if free and not self._partitions.streamed else 1,
             span_seconds=SPAN_SECONDS,
+            spare=spare * sum(rows) / max(nbytes, 1),
         )
         self._visits = Visits(
             self.client, dispatcher, self._partitions, self._serving, self._history, self.name, self._token,
@@ -250,16 +252,13 @@ class ClusterFit:
         )  # fmt: skip
         return self._result
 
-    def _may_be_fewer(self, present: Present, nbytes: int) -> bool:
+    def _may_be_fewer(self) -> bool:
         """Whether not all workers need train.
 
-        They do where the user has said how they go together, and where all are needed to load or to hold.
+        They do where the user has said how they go together, and where all are needed to load.
         """
         return (
-            self.settings.mode == "async"
-            and self.settings.n_servers == 1
-            and not self._partitions.streamed
-            and nbytes <= HELD_SHARE * present.memory / len(present.threads)
+            self.settings.mode == "async" and self.settings.n_servers == 1 and not self._partitions.streamed
         )
 
     def _gather(self, present: Present, rows: Sequence[int], homes: dict[int, str]) -> dict[str, int]:

@@ -78,6 +78,8 @@ class Dispatcher:
         looks at their ends.
     span_seconds : float
         A visit of several epochs lasts no longer.
+    spare : float
+        Rows of others that a worker has room for, where epochs are shared out by speed.
 
     Attributes
     ----------
@@ -107,13 +109,14 @@ class Dispatcher:
         fixed: bool = False,
         span: int = 1,
         span_seconds: float = math.inf,
+        spare: float = math.inf,
     ) -> None:
         self.rows = tuple(rows)
         self._total = sum(self.rows)
         self.homes = dict(homes)
         self.last_epoch = max_iter - 1
         self.in_flight: dict[int, tuple[Visit, str]] = {}
-        self.epochs = Epochs(self.rows, self.homes, step, fixed, seed, shuffle)
+        self.epochs = Epochs(self.rows, self.homes, step, fixed, spare, seed, shuffle)
         self._step, self._queue, self._lead = step, queue, lead
         self._planner = planner
         self._streamed = streamed

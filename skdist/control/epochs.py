@@ -80,6 +80,8 @@ class Epochs:
         Partitions are cut at multiples of so many rows.
     equal : bool
         Whether an epoch is cut into equal shares, one for each slot there is.
+    spare : float
+        A worker gets so many rows of others in a fair share, at most.
     seed : int
         For the order of the partitions in an epoch.
     shuffle : bool
@@ -92,10 +94,17 @@ class Epochs:
     """
 
     def __init__(
-        self, rows: Sequence[int], homes: Mapping[int, str], step: int, equal: bool, seed: int, shuffle: bool
+        self,
+        rows: Sequence[int],
+        homes: Mapping[int, str],
+        step: int,
+        equal: bool,
+        spare: float,
+        seed: int,
+        shuffle: bool,
     ) -> None:
         self.opened = 0
-        self._rows, self._homes, self._step, self._equal = rows, homes, step, equal
+        self._rows, self._homes, self._step, self._equal, self._spare = rows, homes, step, equal, spare
         self._seed, self._shuffle = seed, shuffle
         self._epochs: dict[int, Epoch] = {}
         self._fresh: set[int] = set()
@@ -167,7 +176,7 @@ class Epochs:
             parts = [(part, queue) for share, queue in zip(shares, queues, strict=True) for part in share]
         else:
             if speeds:
-                placed = fair_shares(self._rows, self._homes, speeds, self._step)
+                placed = fair_shares(self._rows, self._homes, speeds, self._step, self._spare)
             else:
                 placed = [
                     (self._homes.get(partition, ""), Segment(partition, 0, rows))

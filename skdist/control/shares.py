@@ -6,6 +6,7 @@ And who has one where there are more workers than pay.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from skdist.messages import Segment
@@ -57,7 +58,11 @@ def equal_shares(rows: Sequence[int], count: int, step: int) -> list[tuple[Segme
 
 
 def fair_shares(
-    rows: Sequence[int], homes: Mapping[int, str], speeds: Mapping[str, float], step: int
+    rows: Sequence[int],
+    homes: Mapping[int, str],
+    speeds: Mapping[str, float],
+    step: int,
+    spare: float = math.inf,
 ) -> list[tuple[str, Segment]]:
     """Share out the rows of some partitions by the speed of the workers.
 
@@ -74,6 +79,8 @@ def fair_shares(
         Rows per second of each worker.
     step : int
         Rows of a mini-batch; partitions are cut at multiples.
+    spare : float
+        A worker gets about so many rows of others, at most; the others go over what is more themselves.
 
     Returns
     -------
@@ -88,7 +95,11 @@ def fair_shares(
     """
     total, speed = sum(rows), sum(speeds.values())
     grain = -(-total // (GRAINS * len(speeds) * step)) * step
-    room = {name: total * value / speed for name, value in speeds.items()}
+    own = dict.fromkeys(speeds, 0)
+    for partition, size in enumerate(rows):
+        if homes.get(partition, "") in own:
+            own[homes[partition]] += size
+    room = {name: min(total * value / speed, own[name] + spare) for name, value in speeds.items()}
     shares: list[tuple[str, Segment]] = []
 
     def give(name: str, partition: int, start: int, least: int) -> int:
@@ -112,7 +123,10 @@ def fair_shares(
     heapq.heapify(roomiest)
     for partition, start in rest:
         while start < rows[partition]:
-            name = roomiest[0][1]
+            name, home = roomiest[0][1], homes.get(partition, "")
+            if room[name] <= 0 and home in room:  # nobody can take more from others
+                start = give(home, partition, start, rows[partition])
+                continue
             start = give(name, partition, start, grain)
             heapq.heapreplace(roomiest, (-room[name], name))
     return sorted(shares, key=lambda share: (share[1].partition, share[1].start))

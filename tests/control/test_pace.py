@@ -59,6 +59,16 @@ def test_the_same_partitions_go_elsewhere_where_speeds_differ_a_little():
     assert len(set.intersection(*sent)) >= 5
 
 
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=12), st.integers(0, 500))
+def test_nobody_gets_more_rows_of_others_than_it_has_room_for(rows, spare):
+    homes = {n: "ab"[n % 2] for n in range(len(rows))}
+    shares = fair_shares(rows, homes, {"a": 1.0, "b": 9.0}, STEP, spare)
+    assert sum(part.rows for _, part in shares) == sum(rows)
+    grain = math.ceil(sum(rows) / (GRAINS * 2 * STEP)) * STEP
+    sent = sum(part.rows for name, part in shares if name != homes[part.partition])
+    assert sent <= spare + 2 * grain
+
+
 def test_many_small_partitions_are_shared_out_as_well():
     homes = dict.fromkeys(range(1000), "slow") | dict.fromkeys(range(1000, 2000), "fast")
     shares = fair_shares([STEP] * 2000, homes, {"slow": 1.0, "fast": 3.0}, STEP)
