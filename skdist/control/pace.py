@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from skdist.control.shares import rows_at
 from skdist.control.windows import smoothed
 from skdist.messages import VisitReport
 
@@ -104,10 +105,7 @@ class Paces:
         None leaves rows where they sit. In each epoch the others wait for the slowest worker. When the time
         they have waited adds up to what is worth sending rows elsewhere, these are.
         """
-        own = dict.fromkeys(workers, 0)
-        for partition, count in enumerate(rows):
-            if homes.get(partition, "") in own:
-                own[homes[partition]] += count
+        own = rows_at(workers, rows, homes)
         known = all(workers[name].seconds_per_row for name, count in own.items() if count)
         if len(workers) < 2 or not (known or self._worth_sending):
             return None

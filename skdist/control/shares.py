@@ -57,6 +57,15 @@ def equal_shares(rows: Sequence[int], count: int, step: int) -> list[tuple[Segme
     return [tuple(share) for share in shares if share]
 
 
+def rows_at(workers: Iterable[str], rows: Sequence[int], homes: Mapping[int, str]) -> dict[str, int]:
+    """Return the rows that sit with each of some workers."""
+    own = dict.fromkeys(workers, 0)
+    for partition, size in enumerate(rows):
+        if homes.get(partition, "") in own:
+            own[homes[partition]] += size
+    return own
+
+
 def fair_shares(
     rows: Sequence[int],
     homes: Mapping[int, str],
@@ -95,10 +104,7 @@ def fair_shares(
     """
     total, speed = sum(rows), sum(speeds.values())
     grain = -(-total // (GRAINS * len(speeds) * step)) * step
-    own = dict.fromkeys(speeds, 0)
-    for partition, size in enumerate(rows):
-        if homes.get(partition, "") in own:
-            own[homes[partition]] += size
+    own = rows_at(speeds, rows, homes)
     room = {name: min(total * value / speed, own[name] + spare) for name, value in speeds.items()}
     shares: list[tuple[str, Segment]] = []
 
