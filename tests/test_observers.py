@@ -174,9 +174,10 @@ def test_an_epoch_is_complete_when_all_its_visits_have_ended():
     assert list(watch.due()) == []
     land(dispatcher, orders["b"], 4)  # it handed the rest back
     assert list(watch.due()) == []
-    rest = [order for _, order in dispatcher.orders() if order.epoch == 0]
-    for order in rest:
-        land(dispatcher, order)
+    while rest := [order for _, order in dispatcher.orders() if order.epoch == 0]:
+        assert list(watch.due()) == []
+        for order in rest:
+            land(dispatcher, order)
     assert list(watch.due()) == [0]
     assert list(watch.due()) == []
 
