@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import dask
+from dask.optimization import cull
 from distributed import Client
 from distributed.client import FutureCancelledError
 
@@ -54,6 +55,7 @@ class Blocks:
         self._tries: dict[int, int] = {}  # to make a partition again
         self._generation = 0  # part of the keys: Dask may still know what was lost
         self._calls = 0  # part of the keys of tasks over blocks
+        self._upstream: dict[int, set[Any]] = {}  # keys of what lazy partitions are made from
 
     @property
     def lazy(self) -> bool:
@@ -108,7 +110,7 @@ class Blocks:
         return [argument(self.all[number]) for number in numbers]
 
     async def lost(self, silent: Collection[str] = ()) -> list[int]:
-        """Return the partitions that are lost, or that only workers hold which are silent.
+        """Return the partitions that are lost, or that only workers hold, or would make, which are silent.
 
         Dask makes again what it can; it has forgotten what was sent from the driver, and all that was there
         when the workers were restarted.
@@ -124,7 +126,7 @@ class Blocks:
             Where somebody has cancelled one.
         """
         if self.lazy:
-            return []
+            return await self._stuck(silent)
         self._tries = {n: count for n, count in self._tries.items() if self.all[n].status != "finished"}
         # What is the user's own and lost with a worker, Dask makes again by itself.
         gone = ("cancelled",) if self._source.held else ("cancelled", "lost")
@@ -139,12 +141,26 @@ class Blocks:
                 n for n, block in enumerate(self.all)
                 if n not in found and held.get(block.key) and set(held[block.key]) <= set(silent)
             ]  # fmt: skip
+            found += [n for n in await self._stuck(silent) if n not in found]
         return found
 
-    async def make_again(
-        self, kind: tasks.Kind, numbers: Sequence[int], workers: Sequence[str]
-    ) -> dict[int, str]:
-        """Make partitions again that are lost.
+    async def _stuck(self, silent: Collection[str]) -> list[int]:
+        """Return the partitions that workers are to make which are silent: Dask leaves them there."""
+        if not silent:
+            return []
+        processing = await self._client.scheduler.processing(workers=None)
+        stuck = {key for name in silent for key in processing.get(name, ())}
+        return [n for n in range(len(self.all)) if stuck and not stuck.isdisjoint(self._leading_to(n))]
+
+    def _leading_to(self, number: int) -> set[Any]:
+        """Return the keys of a partition and of all that it is made from, if it is not the driver's."""
+        if self._source.lazy and number not in self._upstream:
+            parts = [part for part in self._source.parts[number] if dask.is_dask_collection(part)]
+            self._upstream[number] = {key for part in parts for key in cull(dict(part.dask), [part.key])[0]}
+        return self._upstream.get(number, set()) | {self.all[number].key}
+
+    async def make_again(self, kind: tasks.Kind, numbers: Sequence[int], present: Present) -> dict[int, str]:
+        """Make partitions again that are lost; of those that each use makes, the next one does.
 
         Parameters
         ----------
@@ -152,8 +168,8 @@ class Blocks:
             Of the partitions.
         numbers : sequence of int
             Which; no visit waits for them.
-        workers : sequence of str
-            Who may hold them now.
+        present : Present
+            Workers, who may hold them now.
 
         Returns
         -------
@@ -165,7 +181,8 @@ class Blocks:
         DataLostError
             Where they come from persisted data that is gone.
         """
-        if not numbers or not workers:
+        workers = list(present.threads)
+        if not numbers or not workers or self.lazy:
             return {}
         for number in numbers:
             self._tries[number] = self._tries.get(number, 0) + 1
@@ -180,7 +197,7 @@ class Blocks:
         for place, number in enumerate(numbers):
             home = workers[place % len(workers)]
             try:
-                made = await asyncio.wait_for(self._make_again(kind, number, home), SENDING_SECONDS)
+                made = await asyncio.wait_for(self._make_again(kind, number, home, present), SENDING_SECONDS)
             except (FutureCancelledError, KeyError, OSError) as error:  # its new worker is gone, too
                 logger.info("%s %d is not on %s yet: %r.", kind.name, number, home, error)
             else:
@@ -189,9 +206,9 @@ class Blocks:
         logger.info("%d of %d partitions are made again.", len(homes), len(self.all))
         return homes
 
-    async def _make_again(self, kind: tasks.Kind, number: int, home: str) -> Any:
+    async def _make_again(self, kind: tasks.Kind, number: int, home: str, present: Present) -> Any:
         """Return the future of a partition that is made once more."""
-        where: dict[str, Any] = {"workers": [home], "allow_other_workers": True}
+        where = near(home, present)
         if self._source.lazy:
             return self._compute([self._recipe(kind, number)], **where)[0]
         (sent,) = await self._client.scatter([self._source.parts[number]], workers=[home], hash=False)
@@ -209,15 +226,15 @@ class Blocks:
         for each of the numbers where blocks are loaded for it.
         """
         self._calls += 1
-        prefix, where = f"skdist-{name}-{self._token}-{self._calls}", anywhere(present)
+        prefix = f"skdist-{name}-{self._token}-{self._calls}"
         if self.lazy:
             lazy = [delayed_call(call, (prefix, n), kind, [n], *shared, self.all[n]) for n in numbers]
-            return self._compute(lazy, priority=priority, **where)
+            return self._compute(lazy, priority=priority, **anywhere(present))
         return [
             self._client.submit(
                 call, kind, together, *shared, *self.arguments(together),
                 key=(prefix, together[0]), pure=False, priority=priority,
-                **({"workers": [home], "allow_other_workers": True} if home in present.threads else where),
+                **near(home, present),
             )
             for together, home in await self._placed(present.threads)
         ]  # fmt: skip
@@ -249,6 +266,16 @@ class Blocks:
 def anywhere(present: Present) -> dict[str, Any]:
     """Return where Dask may run what may run anywhere: not on workers that are silent."""
     return {"workers": sorted(present.threads)} if present.silent else {}
+
+
+def near(home: str, present: Present) -> dict[str, Any]:
+    """Return where Dask may run what is best run on one worker.
+
+    It lets other workers steal what may run there too; one that is silent looks idle, and would keep it.
+    """
+    if home not in present.threads or present.silent:
+        return anywhere(present)
+    return {"workers": [home], "allow_other_workers": True}
 
 
 def _shared_out(numbers: Sequence[int], parts: int) -> list[list[int]]:

@@ -12,7 +12,7 @@ import numpy as np
 from distributed.client import FutureCancelledError
 
 from skdist.cluster import tasks
-from skdist.cluster.blocks import MOST_TRIES, Blocks, anywhere, free
+from skdist.cluster.blocks import MOST_TRIES, Blocks, anywhere, free, near
 from skdist.cluster.connection import ServerRef
 from skdist.cluster.fetch import LOST, fetch, refuse_cancelled, settle
 from skdist.cluster.membership import Membership, Present
@@ -159,16 +159,18 @@ class Partitions:
         """See `Blocks.lost`."""
         return await self._blocks.lost(silent)
 
-    async def make_again(self, numbers: Sequence[int], workers: Sequence[str]) -> dict[int, str]:
+    async def make_again(self, numbers: Sequence[int], present: Present) -> dict[int, str]:
         """See `Blocks.make_again`."""
-        return await self._blocks.make_again(self.kind, numbers, workers)
+        return await self._blocks.make_again(self.kind, numbers, present)
 
     def add_worker(self, name: str, threads: int) -> None:
         """Say how many partitions a worker can load at once."""
         self._loaders.setdefault(name, asyncio.Semaphore(threads))
 
     @asynccontextmanager
-    async def on_worker(self, name: str, numbers: Sequence[int]) -> AsyncIterator[list[Any]]:
+    async def on_worker(
+        self, name: str, numbers: Sequence[int], present: Present
+    ) -> AsyncIterator[list[Any]]:
         """Give the futures of some partitions to a visit on a worker, and stay until they are loaded.
 
         A worker loads no more partitions at once than it has threads. If more were ordered, the next load
@@ -179,7 +181,7 @@ class Partitions:
             self.let_go()
             return
         async with self._loaders[name]:
-            loads = self._blocks.load(numbers, workers=[name], allow_other_workers=True)
+            loads = self._blocks.load(numbers, **near(name, present))
             try:
                 yield loads
                 self.let_go()

@@ -141,7 +141,9 @@ class Training:
         if self._writing is not None and self._writing.done():
             writing, self._writing = self._writing, None
             writing.result()
-        if self._backing is None and self._writing is None and self._serving.due:
+        # While kernels are compiled there is nothing to keep, and a backup that waits for it would look slow.
+        wanted = self._serving.due and self._visits.any_ended
+        if wanted and self._backing is None and self._writing is None:
             self._backing = asyncio.ensure_future(self._visits.back_up(self.present))
 
     def _take_in(self, kept: KeptBackup) -> None:
@@ -176,12 +178,12 @@ class Training:
             await self._visits.give_up(progress.silent)
 
     async def _mend(self) -> None:
-        workers, silent = list(self.present.threads), self.present.silent
+        silent = self.present.silent
         if lost := await self._partitions.lost(silent):
             await self._visits.withdraw(lost)
-            self._dispatcher.homes.update(await self._partitions.make_again(lost, workers))
+            self._dispatcher.homes.update(await self._partitions.make_again(lost, self.present))
         if self._validated is not self._partitions:
-            await self._validated.make_again(await self._validated.lost(silent), workers)
+            await self._validated.make_again(await self._validated.lost(silent), self.present)
 
     async def _move(self) -> None:
         """Let another server take over what the present one has, before its worker retires."""

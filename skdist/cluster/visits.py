@@ -75,6 +75,7 @@ class Visits:
         )  # fmt: skip
         self._history, self._name, self._token = history, name, token
         self._most_learners = most_learners
+        self._present = Present({}, 0.0)
         self._spare: set[str] = set()  # workers that could be given work
         self._ledger = Ledger()
         self._futures: dict[int, Any] = {}  # of the visits that are on the cluster
@@ -97,7 +98,7 @@ class Visits:
         """Return how a visit ended; None where nobody will ever know."""
         numbers = order.partitions
         try:
-            async with self._partitions.on_worker(name, numbers) as blocks:
+            async with self._partitions.on_worker(name, numbers, self._present) as blocks:
                 # Pinned: the dispatcher balances the work, not Dask's stealing, and visits are taken off
                 # workers that leave.
                 self._futures[order.number] = self._client.submit(
@@ -159,6 +160,7 @@ class Visits:
 
     async def follow(self, present: Present) -> None:
         """Take the visits off workers that are gone, and give work to those that are there."""
+        self._present = present
         able = {name: count for name, count in present.threads.items() if not self._is_stuck(name)}
         threads = crew(able, self._most_learners, [*self._dispatcher.workers, *self._serving.actors.hosts])
         self._spare = set(able) - set(threads)
@@ -243,6 +245,11 @@ class Visits:
         """Take a backup of the server; see `Serving.back_up`."""
         asked, newest = self._ledger.asked(self._dispatcher), self._dispatcher.newest
         return await self._serving.back_up(asked, newest, self.rounds, present, method)
+
+    @property
+    def any_ended(self) -> bool:
+        """Whether there are rows that a backup would save."""
+        return bool(self._history.visits)
 
     @property
     def rounds(self) -> int:

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from distributed import Client, LocalCluster, wait
 
 from skdist import DistributedSGDClassifier
-from skdist.cluster import membership, partitions, serving
+from skdist.cluster import blocks, membership, partitions, serving
 from skdist.exceptions import DataLostError, NoWorkersError, SchedulerLostError, ServerLostError
 from skdist.models import linear
 from skdist.testing import cluster as cluster_tools
@@ -68,9 +68,11 @@ def train_and_kill(client, dX, dy, holds_server, **params):
     def progressed(epochs, seconds=0.0):
         assert fit.is_alive(), outcome
         found = on_servers(client, "progress")
-        return bool(found) and found[0].epoch >= epochs and found[0].seconds >= seconds
+        return found[0] if found and found[0].epoch >= epochs and found[0].seconds >= seconds else None
 
-    wait_for(lambda: progressed(5, 3 * serving.BACKUP_SECONDS), 60)
+    begun = wait_for(lambda: progressed(5), 60)
+    # From the first epochs on, not from the first second: kernels may be compiled until then.
+    wait_for(lambda: progressed(5, begun.seconds + 3 * serving.BACKUP_SECONDS), 60)
     victim = kill(client, holds_server, pids)
     (state,) = wait_for(lambda: on_servers(client, "progress"), 60)
     wait_for(lambda: progressed(state[0] + 20), 60)
@@ -304,6 +306,44 @@ def test_a_cluster_whose_workers_are_all_paused_is_a_clear_error(trio, binary):
         DistributedSGDClassifier("log_loss", client=client).fit(*binary)
     pause(client, addresses, 0.8)
     assert_clean(client)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["held", "streamed"])
+def test_rows_that_a_frozen_worker_was_to_load_are_loaded_by_others(trio, binary, monkeypatch, streamed):
+    monkeypatch.setattr(membership, "SILENT_SECONDS", 2.5)
+    monkeypatch.setattr(membership, "SILENT_INTERVALS", 1)
+    if streamed:
+        monkeypatch.setattr(partitions, "HELD_SHARE", 0.0)
+    client, _, _ = trio
+    X, y = binary
+    rows = da.from_array(X, chunks=(1_000, -1), name=False), da.from_array(y, chunks=1_000, name=False)
+    fit = Fit(client, rows)
+    victim = workers_of(client, with_server=False)[0]
+    pid = client.run(os.getpid, workers=[victim])[victim]
+    alive = [address for address in client.run(os.getpid) if address != victim]
+    stolen = []
+
+    def near(home, present):  # as if Dask let the idle worker steal what was ordered of others
+        if len(stolen) < 3 and home != victim:
+            stolen.append(home)
+            return {"workers": [victim]}
+        return where_asked(home, present)
+
+    def epoch():
+        servers = client.run(cluster_tools._call_servers, "progress", workers=alive, on_error="ignore")
+        return max((found[0][0] for found in servers.values() if found), default=-1)
+
+    where_asked = blocks.near
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        monkeypatch.setattr(blocks, "near", near)
+        monkeypatch.setattr(partitions, "near", near)
+        wait_for(lambda: len(stolen) == 3, 30)
+        before = epoch()
+        wait_for(lambda: epoch() >= before + 20, 60)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert fit.end().score(X, y) > 0.85
 
 
 @pytest.mark.parametrize("kind", ["lazy", "memory"])
