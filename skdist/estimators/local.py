@@ -54,7 +54,7 @@ def train_in_process(
         raise ValueError("n_jobs=0 has no meaning: give the number of threads, or -1 for all processors.")
     threads = 1 if n_jobs is None else n_jobs if n_jobs > 0 else max((os.cpu_count() or 1) + 1 + n_jobs, 1)
     count = 1 if threads == 1 else threads * PARTITIONS_PER_THREAD
-    rows = X, y, sample_weight
+    rows, plan.alone = (X, y, sample_weight), threads == 1
     model, partitions, state, clock = _prepare(rows, plan, settings, count, threads, observers, validation)
     if checkpoint is not None:
         checkpoint.begin(model, plan.classes, [part.n_rows for part in partitions], settings.max_iter)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 #: Rows of a step for ``batch_size='auto'``, at most.
 MOST_AUTOMATIC_BATCH = 200
 
+#: Multiplications of a step, forwards, from which on threads of torch help more than they cost.
+LEAST_PRODUCTS = 5_000_000
 
 #: Losses of a regression.
 REGRESSIONS: dict[str, Any] = {"squared_error": half_squared_error, "poisson": half_poisson_deviance}
@@ -202,6 +206,7 @@ class DistributedMLPBase(TorchBase):
             shuffle=self.shuffle,
             seed=plan.seed,
             activation=self.activation,
+            inner_parallel=plan.alone and batch * sum(map(math.prod, pairwise(sizes))) >= LEAST_PRODUCTS,
         )
 
     def _schedule(self, n_rows: int, batch_size: int) -> Decay:

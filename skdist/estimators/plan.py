@@ -62,6 +62,8 @@ class Plan:
         Of all rows, earlier ones included.
     n_learners : int
         That shall train.
+    alone : bool
+        Whether it is one in this process, which may use threads of torch.
     """
 
     #: Whether targets are numbers and no labels.
@@ -71,7 +73,7 @@ class Plan:
         self.estimator, self.past, self.seed, self.going_on = estimator, past, seed, going_on
         self.classes: np.ndarray | None = None
         self.targets: Targets | None = None
-        self.n_learners = 1
+        self.n_learners, self.alone = 1, False
 
     @property
     def intake(self) -> Intake:

@@ -12,6 +12,7 @@ import torch
 from sklearn.neural_network import MLPClassifier
 from torch import nn
 
+from skdist import DistributedMLPClassifier
 from skdist.control.schedules import INVERSE_POWER, Schedule
 from skdist.exceptions import DivergedError
 from skdist.intake import Arrays
@@ -264,3 +265,54 @@ def test_a_single_row_that_is_left_over_is_scaled_by_the_running_statistics(part
     assert all(each.training for each in trainer.flat.module.modules())
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         trained(replace(model, batch_size=1), partition)
+
+
+@pytest.mark.parametrize("inherited", [False, True])
+def test_tiny_numbers_are_zero_while_training_and_as_before_afterwards(partition, monkeypatch, inherited):
+    def tiny():
+        return float(torch.tensor(1e-39) * 1)
+
+    seen, step = [], MLPTrainer._step
+    monkeypatch.setattr(MLPTrainer, "_step", lambda self, *args: (seen.append(tiny()), step(self, *args)))
+    torch.set_flush_denormal(inherited)
+    try:
+        before = tiny()
+        assert (before == 0) is inherited
+        trained(perceptron_of("relu", Criterion(nn.CrossEntropyLoss), 3, SGD), partition)
+        assert set(seen) == {0.0}
+        assert tiny() == before
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("writeable", [False, True])
+def test_a_learner_alone_trains_the_same_on_threads_of_torch(writeable):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((4_000, 200)).astype(np.float32)
+    y = X[:, :3].sum(axis=1) > 0
+    X.flags.writeable = writeable
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        clf = DistributedMLPClassifier((150,), max_iter=3, tol=None, random_state=0).fit(X, y)
+        assert torch.get_num_threads() == threads
+        found.append(clf)
+    for one, two in zip(found[0].coefs_, found[1].coefs_, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "n_jobs", "shared"), [(150, None, True), (150, 2, False), (3, None, False)]
+)
+def test_threads_of_torch_are_for_large_steps_of_a_learner_alone(monkeypatch, hidden, n_jobs, shared):
+    used, gradient = [], MLPTrainer._gradient
+
+    def watched(self, *args):
+        used.append(torch.get_num_threads())
+        return gradient(self, *args)
+
+    monkeypatch.setattr(MLPTrainer, "_gradient", watched)
+    X = np.random.default_rng(0).standard_normal((1_000, 200)).astype(np.float32)
+    torch.set_num_threads(2)
+    DistributedMLPClassifier((hidden,), max_iter=1, tol=None, n_jobs=n_jobs).fit(X, X[:, 0] > 0)
+    assert set(used) == {2 if shared else 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from skdist.models.partition import Partition
 
 #: Rows are gathered for several steps at once, up to this size.
 GATHERED_BYTES = 1 << 20
+
+#: Types of them that torch's threads can gather.
+GATHERED_BY_TORCH = np.float32, np.float64
 
 #: They are predicted in blocks of about this size, and of at most so many rows: layers may be wider.
 PREDICTED_BYTES, MOST_PREDICTED_ROWS = 1 << 22, 4096
@@ -61,12 +65,18 @@ class Batches:
         Factors of the sample weights by class; none where empty.
     unit : float
         Weights are given in terms of it.
+    parallel : bool
+        Whether torch's threads may gather.
     """
 
-    def __init__(self, batch_size: int, class_weights: np.ndarray, unit: float = 1.0) -> None:
+    def __init__(
+        self, batch_size: int, class_weights: np.ndarray, unit: float = 1.0, parallel: bool = False
+    ) -> None:
         self._batch_size, self._class_weights = batch_size, class_weights.astype(np.float32)
-        self._unit = np.float32(unit)
+        self._unit, self._parallel = np.float32(unit), parallel
         self._buffer = np.empty((0, 0))
+        self._source: Any = None  # rows that `_tensor` stands for
+        self._tensor = torch.empty(0)
 
     def over(
         self, partition: Partition, order: np.ndarray, start: int, stop: int
@@ -91,8 +101,20 @@ class Batches:
         if (self._buffer.shape[1:], self._buffer.dtype) != (X.shape[1:], X.dtype) or len(self._buffer) < most:
             self._buffer = np.empty((most, *X.shape[1:]), dtype=X.dtype)
         rows = self._buffer[: len(chosen)]
-        np.take(X, chosen, axis=0, out=rows, mode="clip")  # another mode would take a copy
+        if self._parallel and X.dtype in GATHERED_BY_TORCH and X.flags.c_contiguous:
+            if self._source is not X:
+                self._source, self._tensor = X, _readable(X)
+            torch.index_select(self._tensor, 0, torch.from_numpy(chosen), out=torch.from_numpy(rows))
+        else:
+            np.take(X, chosen, axis=0, out=rows, mode="clip")  # another mode would take a copy
         return rows
+
+
+def _readable(X: np.ndarray) -> torch.Tensor:
+    """Return a tensor of the same memory, which is only read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch knows no memory that is read only
+        return torch.from_numpy(X)
 
 
 def row_bytes(X: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ from skdist.models.torch.kernels import (
 )
 from skdist.models.torch.losses import half_poisson_deviance, half_squared_error
 from skdist.models.torch.model import TorchModel
-from skdist.models.torch.trainer import DIVERGED, Memory, TorchTrainer
+from skdist.models.torch.trainer import DIVERGED, Memory, TorchTrainer, tiny_as_zero
 
 #: Modules of the activations, and the same in place.
 MODULES: dict[str, type[nn.Module]] = {
@@ -97,7 +97,8 @@ class MLPTrainer:
     """Trains a perceptron on the processor, without autograd and without allocating.
 
     A step of a small network takes a fraction of the time that autograd needs for it; the gradients are the
-    same. It uses one thread: several learners use several processors better than one matrix product does.
+    same. Several learners use several processors better than one matrix product does: each uses one thread. A
+    learner alone in its process uses those of torch.
 
     Parameters
     ----------
@@ -111,7 +112,7 @@ class MLPTrainer:
         self.model, batch = model, model.batch_size
         self.flat = FlatModule(model.module)
         self._inputs = model.inputs(torch.device("cpu"))
-        self._batches = Batches(batch, model.class_weights, model.weight_unit)
+        self._batches = Batches(batch, model.class_weights, model.weight_unit, model.inner_parallel)
         self._state: np.ndarray | None = None
         self._delta = DELTAS[model.criterion.kind]
         self._activate, self._code = IN_PLACE[model.activation], ACTIVATIONS[model.activation]
@@ -164,7 +165,8 @@ class MLPTrainer:
             self._transposed = [weight.t() for weight in self._weights]
             self._biases = [value.data for value in self.flat.parameters[1::2]]
         total, model = 0.0, self.model
-        with torch.inference_mode(), one_thread(), np.errstate(invalid="ignore", over="ignore"):
+        threads = nullcontext() if model.inner_parallel else one_thread()
+        with torch.inference_mode(), threads, tiny_as_zero(), np.errstate(invalid="ignore", over="ignore"):
             for rows, targets, weights in self._batches.over(partition, order, start, stop):
                 total += self._gradient(rows, targets, weights / np.float32(model.batch_size))
                 if noise is not None:
