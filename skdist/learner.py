@@ -294,7 +294,8 @@ def run_visit(
             learner.staleness.append(reply.staleness)
         if reply.accepted and reply.state is not None:
             if not ahead and learner.feedback is None:
-                state[...] = reply.state
+                if reply.state is not sent:  # of a learner alone, what it sent is what it has
+                    state[...] = reply.state
             else:
                 # What was trained since the update was sent stays on top, and what it left out.
                 assert sent is not None

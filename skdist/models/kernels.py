@@ -27,10 +27,11 @@ The dense kernel keeps ``state[m]`` as ``(n_problems, n_features + 1)``, the spa
 ``(n_features + 1, n_problems)``: the innermost loop is then contiguous in both. The intercept is the
 last member.
 
-The kernels return the weighted sum of the losses, each before its own step. Where ``sums`` is not empty, they
+The kernels return the weighted sum of the losses, each before its own step. Where there are ``sums``, they
 also add the gradient of each step to it and the squared norm of that gradient to ``squares[0]``, as
 `skdist.models.noise` defines them. The loops that move the coefficients are the same either way, so that
-watching does not change the result by a bit.
+watching does not change the result by a bit. ``sums``, ``l1`` and ``passive``, the code of a
+passive-aggressive schedule, are None where they are not needed: numba leaves out what depends on them.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def _observe_dense(gradient, r, center, root, batch_size, fit_intercept, sums):
 def dense_steps(
     X, targets, weights, order, start, stop, batch_size, state, t,
     fill, loss, epsilon, class_weights, positive, l1, l2, fit_intercept, scale, center,
-    schedule, eta0, parameter, averaged, power, average_from, least, sums, squares,
+    schedule, passive, eta0, parameter, averaged, power, average_from, least, sums, squares,
 ):  # fmt: skip
     """Train on ``order[start:stop]`` of a C-contiguous ``X``."""
     n_features = X.shape[1]
@@ -120,11 +121,11 @@ def dense_steps(
     gradient = np.empty((n_problems, n_features), theta.dtype)
     address, row_bytes = np.uintp(X.ctypes.data), np.uintp(n_features * X.itemsize)
     lines = n_features * X.itemsize // LINE_BYTES + 1
-    observed = sums.size > 0
-    root = np.sqrt(scale.astype(np.float64)) / batch_size if observed else np.empty(0)
+    if sums is not None:
+        root = np.sqrt(scale.astype(np.float64)) / batch_size
     total = 0.0
     for first in range(start, stop, batch_size):
-        size = min(batch_size, stop - first)
+        size = batch_size if batch_size < stop - first else stop - first
         for i in range(size):
             row = order[first + i]
             y[i] = targets[row]
@@ -159,13 +160,13 @@ def dense_steps(
                 z[i, k] = z0 + u[n_features]
             i += 1
         total += fill(loss, epsilon, z[:size], values[:size], y, w, class_weights, positive)
-        if schedule >= PASSIVE_AGGRESSIVE_1:
+        if passive is not None:
             for i in range(size):
                 x = X[order[first + i]]
                 square = zero
                 for j in range(n_features):
                     square += x[j] * x[j]
-                _be_passive(schedule, eta0, square, z[i], values[i])
+                _be_passive(passive, eta0, square, z[i], values[i])
         gradient[:] = zero
         i = 0
         while i + 4 <= size:
@@ -179,7 +180,8 @@ def dense_steps(
                 for j in range(n_features):
                     g[j] += r0 * x0[j] + r1 * x1[j] + r2 * x2[j] + r3 * x3[j]
             # The rows of the next step come while this one computes.
-            for p in range(first + batch_size + i, min(first + batch_size + i + 4, stop)):
+            ahead = first + batch_size + i
+            for p in range(ahead, ahead + 4 if ahead + 4 < stop else stop):
                 row_address = address + np.uintp(order[p]) * row_bytes
                 for line in range(lines):
                     prefetch(row_address + np.uintp(line * LINE_BYTES))
@@ -192,10 +194,10 @@ def dense_steps(
                 for j in range(n_features):
                     g[j] += r0 * x0[j]
             i += 1
-        if observed:
+        if sums is not None:
             squares[0] += _observe_dense(gradient, z[:size], center, root, batch_size, fit_intercept, sums)
         eta = number(step_size(schedule, eta0, parameter, t) / batch_size)
-        decay, threshold = number(l2 * size), number(l1 * size)
+        decay = number(l2 * size)
         gamma = number(max((power + 1) / (max(t - average_from, 0.0) + power + 1), least))
         for k in range(n_problems):
             u = theta[k]
@@ -205,8 +207,8 @@ def dense_steps(
                 for i in range(size):
                     rho += z[i, k]
             shift = zero
-            if l1 > 0.0:
-                mean = state[-1, k]
+            if l1 is not None:
+                mean, threshold = state[-1, k], number(l1 * size)
                 for j in range(n_features):
                     pace = eta * scale[j]
                     slope = g[j] - center[j] * rho
@@ -290,8 +292,8 @@ def _observe_sparse(data, indices, indptr, rows, r, batch_size, fit_intercept, s
 @kernel
 def sparse_steps(
     data, indices, indptr, targets, weights, order, start, stop, batch_size, state, t,
-    fill, loss, epsilon, class_weights, positive, l1, l2, fit_intercept, scale, share, schedule, eta0,
-    parameter, averaged, power, average_from, least, sweep, sums, squares,
+    fill, loss, epsilon, class_weights, positive, l1, l2, fit_intercept, scale, share, schedule, passive,
+    eta0, parameter, averaged, power, average_from, least, sweep, sums, squares,
 ):  # fmt: skip
     """Train on ``order[start:stop]`` of CSR rows, touching only the coefficients of stored values.
 
@@ -304,16 +306,17 @@ def sparse_steps(
     n_features = theta.shape[0] - 1
     n_problems = theta.shape[1]
     number = theta.dtype.type
-    zero, strength, sparsity = number(0), number(l2), number(l1)
-    slopes = np.zeros_like(theta) if l1 > 0.0 else theta[:0]  # sums over the steps since ``begun``
-    begun = t
+    zero, strength = number(0), number(l2)
+    if l1 is not None:
+        slopes, sparsity = np.zeros_like(theta), number(l1)  # sums over the steps since ``begun``
+        begun = t
     z = np.empty((batch_size, n_problems), theta.dtype)
     values = np.empty((batch_size, n_problems))
     y = np.empty(batch_size, targets.dtype)
     w = np.empty(batch_size, theta.dtype)
     total = 0.0
     for first in range(start, stop, batch_size):
-        size = min(batch_size, stop - first)
+        size = batch_size if batch_size < stop - first else stop - first
         for i in range(size):
             row = order[first + i]
             y[i] = targets[row]
@@ -327,13 +330,13 @@ def sparse_steps(
                 for k in range(n_problems):
                     out[k] += value * u[k]
         total += fill(loss, epsilon, z[:size], values[:size], y, w, class_weights, positive)
-        if schedule >= PASSIVE_AGGRESSIVE_1:
+        if passive is not None:
             for i in range(size):
                 row = order[first + i]
                 square = zero
                 for p in range(indptr[row], indptr[row + 1]):
                     square += data[p] * data[p]
-                _be_passive(schedule, eta0, square, z[i], values[i])
+                _be_passive(passive, eta0, square, z[i], values[i])
         eta = number(step_size(schedule, eta0, parameter, t) / batch_size)
         for i in range(size):
             row = order[first + i]
@@ -344,7 +347,7 @@ def sparse_steps(
                 factor, part = pace * data[p], pace * share[j] * w[i]
                 u = theta[j]
                 keep = 1 / (1 + part * strength)
-                if l1 > 0.0:
+                if l1 is not None:
                     threshold = part * sparsity
                     slope = slopes[j]
                     for k in range(n_problems):
@@ -357,7 +360,7 @@ def sparse_steps(
                 u = theta[n_features]
                 for k in range(n_problems):
                     u[k] -= eta * r[k]
-        if sums.size:
+        if sums is not None:
             rows = order[first : first + size]
             squares[0] += _observe_sparse(
                 data, indices, indptr, rows, z, batch_size, fit_intercept, scale, sums
@@ -368,7 +371,7 @@ def sparse_steps(
             steps = step % sweep + 1
             seen = max(t - steps - average_from, 0.0) / steps
             gamma = number(max((power + 1) / (seen + power + 1), least * steps))
-            if l1 > 0.0:
+            if l1 is not None:
                 inverse = number(1 / (batch_size * (t - begun)))
                 for j in range(n_features):
                     mean, slope = state[-1, j], slopes[j]

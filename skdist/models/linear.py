@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.utils.extmath import safe_sparse_dot
 
-from skdist.control.schedules import Schedule
+from skdist.control.schedules import PASSIVE_AGGRESSIVE_1, Schedule
 from skdist.exceptions import DivergedError, UnlikeSampleError
 from skdist.models.columns import digest_of, narrowed, spread
 from skdist.models.compile import as_input
@@ -32,9 +32,6 @@ LARGE_STATE, EXCHANGE_TOUCHES = 4 << 20, 4
 
 #: Where the state is large, another learner pays if all have the rows of so many exchanges in an epoch.
 EXCHANGES_TO_PAY = 8
-
-#: Given to the kernels where nobody asks for the noise; they leave it empty.
-UNOBSERVED = GradientNoise((0, 0))
 
 
 @dataclass(frozen=True)
@@ -205,8 +202,8 @@ class LinearModel:
         return np.array(states.transpose(0, 2, 1) if self.sparse else states, order="C")
 
     def unpack(self, state: np.ndarray) -> np.ndarray:
-        """Return the arrays of shape (n_states, n_problems, width + 1) of a state."""
-        return np.array(state.transpose(0, 2, 1) if self.sparse else state, order="C")
+        """Return the arrays of shape (n_states, n_problems, width + 1) of a state, which share its memory."""
+        return state.transpose(0, 2, 1) if self.sparse else state
 
     def coefficients(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ``coef`` (n_problems, n_features) and ``intercept`` (n_problems,) to predict with.
@@ -216,7 +213,7 @@ class LinearModel:
         """
         states = state.transpose(0, 2, 1) if self.sparse else state
         block = states[int(self.averaged)]
-        known = np.ascontiguousarray(block[:, :-1])
+        known = np.array(block[:, :-1], order="C")  # of their own: users may change them
         if self.l1 > 0:
             slopes, pace = states[-1][:, :-1], self.final_pace
             moved = known - pace * (slopes + self.l2 * known)
@@ -352,24 +349,27 @@ class LinearModel:
         order, scale, center = as_input(order), as_input(self.scale), as_input(self.center)
         loss, class_weights = LOSSES[self.loss], as_input(self.class_weights)
         fill = gradient_filler(loss.code, self.dtype, targets.dtype)
-        record = UNOBSERVED if noise is None else noise
+        # numba leaves out of a kernel what it gets None for: a common one has half the code to compile.
+        passive = schedule.code if schedule.code >= PASSIVE_AGGRESSIVE_1 else None
+        l1 = self.l1 if self.l1 > 0 else None
+        sums, squares = (None, None) if noise is None else (noise.sums, noise.squares)
         if self.sparse:
             total = sparse_steps(
                 as_input(X.data), as_input(X.indices), as_input(X.indptr), targets, weights,
                 order, start, stop, self.batch_size, state, float(t), fill,
-                loss.code, self.epsilon, class_weights, self._positive, self.l1, self.l2,
-                self.fit_intercept, scale, as_input(self.share), schedule.code, schedule.eta0 * rate,
-                schedule.parameter, averaged, power, average_from, self._least, self.sweep, record.sums,
-                record.squares,
+                loss.code, self.epsilon, class_weights, self._positive, l1, self.l2,
+                self.fit_intercept, scale, as_input(self.share), schedule.code, passive,
+                schedule.eta0 * rate, schedule.parameter, averaged, power, average_from, self._least,
+                self.sweep, sums, squares,
             )  # fmt: skip
         else:
             total = dense_steps(
                 as_input(X), targets, weights,
                 order, start, stop, self.batch_size, state, float(t), fill,
-                loss.code, self.epsilon, class_weights, self._positive, self.l1, self.l2,
-                self.fit_intercept, scale, center, schedule.code, schedule.eta0 * rate,
-                schedule.parameter,
-                averaged, power, average_from, self._least, record.sums, record.squares,
+                loss.code, self.epsilon, class_weights, self._positive, l1, self.l2,
+                self.fit_intercept, scale, center, schedule.code, passive,
+                schedule.eta0 * rate, schedule.parameter, averaged, power, average_from, self._least, sums,
+                squares,
             )  # fmt: skip
         if noise is not None:
             noise.steps += self.steps(stop - start)
