@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,8 @@ class Blocks:
         self._generation = 0  # part of the keys: Dask may still know what was lost
         self._calls = 0  # part of the keys of tasks over blocks
         self._upstream: dict[int, set[Any]] = {}  # keys of what lazy partitions are made from
+        self._moves: Counter[int] = Counter()  # of partitions away from workers that are silent
+        self._only_on: dict[int, frozenset[str]] = {}  # workers that may make a partition again
 
     @property
     def lazy(self) -> bool:
@@ -109,24 +112,29 @@ class Blocks:
         """Return what to give to a task for some of them."""
         return [argument(self.all[number]) for number in numbers]
 
-    async def lost(self, silent: Collection[str] = ()) -> list[int]:
-        """Return the partitions that are lost, or that only workers hold, or would make, which are silent.
+    async def lost(self, present: Present, loading: Collection[int] = ()) -> list[int]:
+        """Return the partitions that are lost, or that only workers hold, or are to make, which are silent.
 
         Dask makes again what it can; it has forgotten what was sent from the driver, and all that was there
         when the workers were restarted.
 
         Parameters
         ----------
-        silent : collection of str
-            Workers that nothing can be fetched from.
+        present : Present
+            Workers; nothing can be fetched from those that are silent.
+        loading : collection of int
+            Those that are being loaded, where each use does so.
 
         Raises
         ------
         FitCancelledError
             Where somebody has cancelled one.
         """
+        silent = present.silent
+        if not silent:
+            self._moves.clear()
         if self.lazy:
-            return await self._stuck(silent)
+            return await self._stuck(silent, loading)
         self._tries = {n: count for n, count in self._tries.items() if self.all[n].status != "finished"}
         # What is the user's own and lost with a worker, Dask makes again by itself.
         gone = ("cancelled",) if self._source.held else ("cancelled", "lost")
@@ -141,16 +149,25 @@ class Blocks:
                 n for n, block in enumerate(self.all)
                 if n not in found and held.get(block.key) and set(held[block.key]) <= set(silent)
             ]  # fmt: skip
-            found += [n for n in await self._stuck(silent) if n not in found]
-        return found
+            pending = [n for n, block in enumerate(self.all) if block.status == "pending"]
+            found += [n for n in await self._stuck(silent, pending) if n not in found]
+        # Those who alone were to make it have left.
+        left = [n for n, names in self._only_on.items() if names.isdisjoint(present.threads)]
+        return found + [n for n in left if n not in found and self.all[n].status == "pending"]
 
-    async def _stuck(self, silent: Collection[str]) -> list[int]:
-        """Return the partitions that workers are to make which are silent: Dask leaves them there."""
-        if not silent:
+    async def _stuck(self, silent: Collection[str], waiting: Collection[int]) -> list[int]:
+        """Return those of some partitions that workers are to make which are silent: Dask leaves them there.
+
+        Each a few times: who makes it may look silent for that, or somebody else want what it is made from.
+        """
+        movable = [number for number in waiting if self._moves[number] < MOST_TRIES]
+        if not silent or not movable:
             return []
         processing = await self._client.scheduler.processing(workers=None)
         stuck = {key for name in silent for key in processing.get(name, ())}
-        return [n for n in range(len(self.all)) if stuck and not stuck.isdisjoint(self._leading_to(n))]
+        found = [number for number in movable if not stuck.isdisjoint(self._leading_to(number))]
+        self._moves.update(found)
+        return found
 
     def _leading_to(self, number: int) -> set[Any]:
         """Return the keys of a partition and of all that it is made from, if it is not the driver's."""
@@ -185,8 +202,10 @@ class Blocks:
         if not numbers or not workers or self.lazy:
             return {}
         for number in numbers:
-            self._tries[number] = self._tries.get(number, 0) + 1
-            if self._source.held or self._tries[number] > MOST_TRIES:
+            # One that is not there yet was not lost.
+            if self.all[number].status != "pending":
+                self._tries[number] = self._tries.get(number, 0) + 1
+            if self._source.held or self._tries.get(number, 0) > MOST_TRIES:
                 raise DataLostError(
                     f"{kind.name} {number} was lost and cannot be made again. {PERSIST_AGAIN}"
                 )
@@ -203,6 +222,9 @@ class Blocks:
             else:
                 self.all[number].release()
                 self.all[number], homes[number] = made, home
+                self._only_on.pop(number, None)
+                if present.silent:
+                    self._only_on[number] = frozenset(present.threads)
         logger.info("%d of %d partitions are made again.", len(homes), len(self.all))
         return homes
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -73,6 +73,7 @@ class Partitions:
         self.kind = tasks.Kind(name, intake, hold_out)
         self._samples = samples and source.lengths is not None
         self._passing: list[Any] = []  # until all is measured
+        self._loading: list[tuple[int, Any]] = []  # for visits: numbers and futures
         self._loaders: dict[str, asyncio.Semaphore] = {}  # by worker: threads that may load
 
     async def measure(self, present: Present) -> list[Summary]:
@@ -155,9 +156,10 @@ class Partitions:
         """Whether each visit loads its partitions anew."""
         return self._blocks.lazy
 
-    async def lost(self, silent: Collection[str] = ()) -> list[int]:
+    async def lost(self, present: Present) -> list[int]:
         """See `Blocks.lost`."""
-        return await self._blocks.lost(silent)
+        loading = {number for number, load in self._loading if load.status == "pending"}
+        return await self._blocks.lost(present, loading)
 
     async def make_again(self, numbers: Sequence[int], present: Present) -> dict[int, str]:
         """See `Blocks.make_again`."""
@@ -169,7 +171,7 @@ class Partitions:
 
     @asynccontextmanager
     async def on_worker(
-        self, name: str, numbers: Sequence[int], present: Present
+        self, name: str, numbers: Sequence[int], present: Callable[[], Present]
     ) -> AsyncIterator[list[Any]]:
         """Give the futures of some partitions to a visit on a worker, and stay until they are loaded.
 
@@ -181,12 +183,16 @@ class Partitions:
             self.let_go()
             return
         async with self._loaders[name]:
-            loads = self._blocks.load(numbers, **near(name, present))
+            loads = self._blocks.load(numbers, **near(name, present()))
+            loading = list(zip(numbers, loads, strict=True))
+            self._loading += loading
             try:
                 yield loads
                 self.let_go()
                 await settle(loads)
             finally:
+                for each in loading:
+                    self._loading.remove(each)
                 free(loads)
 
     def let_go(self) -> None:

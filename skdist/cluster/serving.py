@@ -274,9 +274,11 @@ class Serving:
                 backup, holder = await self.call(method, *asked), ""
                 backup = backup._replace(stage=await self._collected(backup.stage, moving=True))
         now = time.monotonic()
-        self._costs.append(now - began)
-        self._due = now + max(self._interval, statistics.fmean(self._costs) / BACKUP_SHARE)
         kept = KeptBackup(backup, holder, rounds + len(backup.rounds), self._taken)
+        if kept.rounds:  # before the first one kernels may be compiled, and everything takes long
+            self._costs.append(now - began)
+        cost = statistics.fmean(self._costs) if self._costs else 0.0
+        self._due = now + max(self._interval, cost / BACKUP_SHARE)
         self.kept.append(kept)
         while len(self.kept) > (2 if holder else 1):
             self.kept.popleft()

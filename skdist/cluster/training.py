@@ -141,9 +141,7 @@ class Training:
         if self._writing is not None and self._writing.done():
             writing, self._writing = self._writing, None
             writing.result()
-        # While kernels are compiled there is nothing to keep, and a backup that waits for it would look slow.
-        wanted = self._serving.due and self._visits.any_ended
-        if wanted and self._backing is None and self._writing is None:
+        if self._backing is None and self._writing is None and self._serving.due:
             self._backing = asyncio.ensure_future(self._visits.back_up(self.present))
 
     def _take_in(self, kept: KeptBackup) -> None:
@@ -178,12 +176,11 @@ class Training:
             await self._visits.give_up(progress.silent)
 
     async def _mend(self) -> None:
-        silent = self.present.silent
-        if lost := await self._partitions.lost(silent):
+        if lost := await self._partitions.lost(self.present):
             await self._visits.withdraw(lost)
             self._dispatcher.homes.update(await self._partitions.make_again(lost, self.present))
         if self._validated is not self._partitions:
-            await self._validated.make_again(await self._validated.lost(silent), self.present)
+            await self._validated.make_again(await self._validated.lost(self.present), self.present)
 
     async def _move(self) -> None:
         """Let another server take over what the present one has, before its worker retires."""

@@ -98,7 +98,7 @@ class Visits:
         """Return how a visit ended; None where nobody will ever know."""
         numbers = order.partitions
         try:
-            async with self._partitions.on_worker(name, numbers, self._present) as blocks:
+            async with self._partitions.on_worker(name, numbers, lambda: self._present) as blocks:
                 # Pinned: the dispatcher balances the work, not Dask's stealing, and visits are taken off
                 # workers that leave.
                 self._futures[order.number] = self._client.submit(
@@ -245,11 +245,6 @@ class Visits:
         """Take a backup of the server; see `Serving.back_up`."""
         asked, newest = self._ledger.asked(self._dispatcher), self._dispatcher.newest
         return await self._serving.back_up(asked, newest, self.rounds, present, method)
-
-    @property
-    def any_ended(self) -> bool:
-        """Whether there are rows that a backup would save."""
-        return bool(self._history.visits)
 
     @property
     def rounds(self) -> int:

@@ -338,7 +338,7 @@ def test_rows_that_a_frozen_worker_was_to_load_are_loaded_by_others(trio, binary
     try:
         monkeypatch.setattr(blocks, "near", near)
         monkeypatch.setattr(partitions, "near", near)
-        wait_for(lambda: len(stolen) == 3, 30)
+        wait_for(lambda: stolen, 30)
         before = epoch()
         wait_for(lambda: epoch() >= before + 20, 60)
     finally:

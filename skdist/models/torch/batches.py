@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -103,18 +102,19 @@ class Batches:
         rows = self._buffer[: len(chosen)]
         if self._parallel and X.dtype in GATHERED_BY_TORCH and X.flags.c_contiguous:
             if self._source is not X:
-                self._source, self._tensor = X, _readable(X)
+                self._source, self._tensor = X, torch.from_numpy(np.asarray(_Writable(X)))
             torch.index_select(self._tensor, 0, torch.from_numpy(chosen), out=torch.from_numpy(rows))
         else:
             np.take(X, chosen, axis=0, out=rows, mode="clip")  # another mode would take a copy
         return rows
 
 
-def _readable(X: np.ndarray) -> torch.Tensor:
-    """Return a tensor of the same memory, which is only read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch knows no memory that is read only
-        return torch.from_numpy(X)
+class _Writable:
+    """Shows the memory of an array as one that may be written to: torch warns of others, but only reads."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, False)}
 
 
 def row_bytes(X: Any) -> int:

@@ -32,7 +32,7 @@ from skdist.models.torch.kernels import (
 )
 from skdist.models.torch.losses import half_poisson_deviance, half_squared_error
 from skdist.models.torch.model import TorchModel
-from skdist.models.torch.trainer import DIVERGED, Memory, TorchTrainer, tiny_as_zero
+from skdist.models.torch.trainer import DIVERGED, Memory, TorchTrainer
 
 #: Modules of the activations, and the same in place.
 MODULES: dict[str, type[nn.Module]] = {
@@ -98,7 +98,7 @@ class MLPTrainer:
 
     A step of a small network takes a fraction of the time that autograd needs for it; the gradients are the
     same. Several learners use several processors better than one matrix product does: each uses one thread. A
-    learner alone in its process uses those of torch.
+    learner alone in its process uses those of torch, where its steps are large.
 
     Parameters
     ----------
@@ -166,12 +166,13 @@ class MLPTrainer:
             self._biases = [value.data for value in self.flat.parameters[1::2]]
         total, model = 0.0, self.model
         threads = nullcontext() if model.inner_parallel else one_thread()
-        with torch.inference_mode(), threads, tiny_as_zero(), np.errstate(invalid="ignore", over="ignore"):
+        with torch.inference_mode(), threads, np.errstate(invalid="ignore", over="ignore"):
             for rows, targets, weights in self._batches.over(partition, order, start, stop):
                 total += self._gradient(rows, targets, weights / np.float32(model.batch_size))
                 if noise is not None:
                     noise.add(self._gradients)
-                self._step(state[0], rate / model.schedule.decay(t))
+                with tiny_as_zero():
+                    self._step(state[0], rate / model.schedule.decay(t))
                 t += 1
             settled = math.isfinite(total) and math.isfinite(state[0].sum())
         if not settled:
@@ -229,6 +230,22 @@ class MLPTrainer:
                 values, self._gradients, first, self._spans, self._decays,
                 f32(rate), f32(params["momentum"]), bool(params["nesterov"]),
             )  # fmt: skip
+
+
+@contextmanager
+def tiny_as_zero() -> Iterator[None]:
+    """Let this thread take numbers below float32's normal ones for zero in the meantime.
+
+    Moments and weights of what gets no gradient, as pixels that are always 0, decay to such numbers, with
+    which a processor needs many times as long. Not while torch multiplies: threads that it starts meanwhile
+    would keep the setting for good.
+    """
+    already = float(torch.tensor(1e-39, dtype=torch.float32, device="cpu") * 1) == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(already)
 
 
 @contextmanager

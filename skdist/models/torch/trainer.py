@@ -135,7 +135,7 @@ class TorchTrainer:
             self._whole.data, self._whole.grad = self.flat.values, self.flat.gradients
         total = torch.zeros((), device=self.device)
         here = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
-        with here, tiny_as_zero(), self._random.drawn(), torch.enable_grad():
+        with here, self._random.drawn(), torch.enable_grad():
             for rows, targets, weights in self._batches.over(partition, order, start, stop):
                 total += self._step(rows, targets, weights, t, noise, rate)
                 t += 1
@@ -181,21 +181,6 @@ class TorchTrainer:
             group["lr"] = initial * factor
         self._optimizer.step()
         return loss.detach()
-
-
-@contextmanager
-def tiny_as_zero() -> Iterator[None]:
-    """Let this thread take numbers below float32's normal ones for zero in the meantime.
-
-    Moments of weights that get no gradient, as those of pixels that are always 0, decay to such numbers, and
-    a processor needs many times as long for each of them.
-    """
-    already = float(torch.tensor(1e-39) * 1) == 0
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(already)
 
 
 @contextmanager
