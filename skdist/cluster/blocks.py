@@ -53,7 +53,7 @@ class Blocks:
     def __init__(self, client: Client, source: Source, token: str) -> None:
         self._client, self._source, self._token = client, source, token
         self.all: list[Any] = []
-        self._tries: dict[int, int] = {}  # to make a partition again
+        self._tries: Counter[int] = Counter()  # to make a partition again
         self._generation = 0  # part of the keys: Dask may still know what was lost
         self._calls = 0  # part of the keys of tasks over blocks
         self._upstream: dict[int, set[Any]] = {}  # keys of what lazy partitions are made from
@@ -135,7 +135,8 @@ class Blocks:
             self._moves.clear()
         if self.lazy:
             return await self._stuck(silent, loading)
-        self._tries = {n: count for n, count in self._tries.items() if self.all[n].status != "finished"}
+        for number in [number for number in self._tries if self.all[number].status == "finished"]:
+            del self._tries[number]
         # What is the user's own and lost with a worker, Dask makes again by itself.
         gone = ("cancelled",) if self._source.held else ("cancelled", "lost")
         found = [n for n, block in enumerate(self.all) if block.status in gone]
@@ -204,8 +205,8 @@ class Blocks:
         for number in numbers:
             # One that is not there yet was not lost.
             if self.all[number].status != "pending":
-                self._tries[number] = self._tries.get(number, 0) + 1
-            if self._source.held or self._tries.get(number, 0) > MOST_TRIES:
+                self._tries[number] += 1
+            if self._source.held or self._tries[number] > MOST_TRIES:
                 raise DataLostError(
                     f"{kind.name} {number} was lost and cannot be made again. {PERSIST_AGAIN}"
                 )

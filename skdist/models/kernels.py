@@ -125,7 +125,7 @@ def dense_steps(
         root = np.sqrt(scale.astype(np.float64)) / batch_size
     total = 0.0
     for first in range(start, stop, batch_size):
-        size = batch_size if batch_size < stop - first else stop - first
+        size = min(batch_size, stop - first)
         for i in range(size):
             row = order[first + i]
             y[i] = targets[row]
@@ -180,8 +180,7 @@ def dense_steps(
                 for j in range(n_features):
                     g[j] += r0 * x0[j] + r1 * x1[j] + r2 * x2[j] + r3 * x3[j]
             # The rows of the next step come while this one computes.
-            ahead = first + batch_size + i
-            for p in range(ahead, ahead + 4 if ahead + 4 < stop else stop):
+            for p in range(first + batch_size + i, min(first + batch_size + i + 4, stop)):
                 row_address = address + np.uintp(order[p]) * row_bytes
                 for line in range(lines):
                     prefetch(row_address + np.uintp(line * LINE_BYTES))
@@ -316,7 +315,7 @@ def sparse_steps(
     w = np.empty(batch_size, theta.dtype)
     total = 0.0
     for first in range(start, stop, batch_size):
-        size = batch_size if batch_size < stop - first else stop - first
+        size = min(batch_size, stop - first)
         for i in range(size):
             row = order[first + i]
             y[i] = targets[row]

@@ -229,6 +229,12 @@ def workers_of(client, with_server):
     return [address for address, has in servers.items() if has == with_server]
 
 
+def epoch_on(client, workers):
+    """Return the epoch of a fit whose server is on one of some workers, asking no others; -1 for none."""
+    servers = client.run(cluster_tools._call_servers, "progress", workers=workers, on_error="ignore")
+    return max((found[0][0] for found in servers.values() if found), default=-1)
+
+
 def has_visits(client, worker):
     found = client.run(
         lambda dask_worker: any("skdist-visit" in str(key) for key in dask_worker.state.tasks),
@@ -252,15 +258,11 @@ def test_others_go_on_without_a_worker_that_is_frozen_and_with_it_when_it_thaws(
     pid = client.run(os.getpid, workers=[victim])[victim]
     alive = [address for address in client.run(os.getpid) if address != victim]
 
-    def progress():
-        servers = client.run(cluster_tools._call_servers, "progress", workers=alive, on_error="ignore")
-        return max((found[0][0] for found in servers.values() if found), default=-1)
-
     os.kill(pid, signal.SIGSTOP)
     try:
-        wait_for(lambda: progress() >= 0, 30)
-        before = progress()
-        wait_for(lambda: progress() >= before + 20, 60)
+        wait_for(lambda: epoch_on(client, alive) >= 0, 30)
+        before = epoch_on(client, alive)
+        wait_for(lambda: epoch_on(client, alive) >= before + 20, 60)
     finally:
         os.kill(pid, signal.SIGCONT)
     seen = fit.epoch
@@ -329,18 +331,14 @@ def test_rows_that_a_frozen_worker_was_to_load_are_loaded_by_others(trio, binary
             return {"workers": [victim]}
         return where_asked(home, present)
 
-    def epoch():
-        servers = client.run(cluster_tools._call_servers, "progress", workers=alive, on_error="ignore")
-        return max((found[0][0] for found in servers.values() if found), default=-1)
-
     where_asked = blocks.near
     os.kill(pid, signal.SIGSTOP)
     try:
         monkeypatch.setattr(blocks, "near", near)
         monkeypatch.setattr(partitions, "near", near)
         wait_for(lambda: stolen, 30)
-        before = epoch()
-        wait_for(lambda: epoch() >= before + 20, 60)
+        before = epoch_on(client, alive)
+        wait_for(lambda: epoch_on(client, alive) >= before + 20, 60)
     finally:
         os.kill(pid, signal.SIGCONT)
     assert fit.end().score(X, y) > 0.85

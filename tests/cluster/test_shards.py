@@ -13,10 +13,17 @@ import scipy.sparse as sp
 from skdist import DistributedSGDClassifier
 from skdist.cluster import membership, serving
 from skdist.exceptions import FitCancelledError
-from skdist.testing import cluster as cluster_tools
 from tests.cluster.conftest import assert_clean, wait_for
 from tests.cluster.endless import EndlessFit
-from tests.cluster.test_faults import Fit, assert_exact, kill, train_and_kill, trio, workers_of  # noqa: F401
+from tests.cluster.test_faults import (
+    Fit,
+    assert_exact,
+    epoch_on,
+    kill,
+    train_and_kill,
+    trio,  # noqa: F401
+    workers_of,
+)
 
 FIXED = {"mode": "sync", "round_size": 512, "batch_sizer": None, "max_iter": 4, "tol": None}
 
@@ -148,14 +155,10 @@ def test_others_go_on_without_a_shard_that_is_frozen(trio, binary, monkeypatch):
     pid = client.run(os.getpid, workers=[victim])[victim]
     alive = [address for address in client.run(os.getpid) if address != victim]
 
-    def epoch():
-        servers = client.run(cluster_tools._call_servers, "progress", workers=alive, on_error="ignore")
-        return max((found[0][0] for found in servers.values() if found), default=-1)
-
     before = fit.epoch
     os.kill(pid, signal.SIGSTOP)
     try:
-        wait_for(lambda: epoch() >= before + 20, 60)
+        wait_for(lambda: epoch_on(client, alive) >= before + 20, 60)
     finally:
         os.kill(pid, signal.SIGCONT)
     assert fit.end().score(X, y) > 0.85

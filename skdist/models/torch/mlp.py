@@ -165,13 +165,13 @@ class MLPTrainer:
             self._transposed = [weight.t() for weight in self._weights]
             self._biases = [value.data for value in self.flat.parameters[1::2]]
         total, model = 0.0, self.model
-        threads = nullcontext() if model.inner_parallel else one_thread()
+        threads, before = nullcontext() if model.inner_parallel else one_thread(), takes_tiny_for_zero()
         with torch.inference_mode(), threads, np.errstate(invalid="ignore", over="ignore"):
             for rows, targets, weights in self._batches.over(partition, order, start, stop):
                 total += self._gradient(rows, targets, weights / np.float32(model.batch_size))
                 if noise is not None:
                     noise.add(self._gradients)
-                with tiny_as_zero():
+                with tiny_as_zero(before):
                     self._step(state[0], rate / model.schedule.decay(t))
                 t += 1
             settled = math.isfinite(total) and math.isfinite(state[0].sum())
@@ -232,20 +232,24 @@ class MLPTrainer:
             )  # fmt: skip
 
 
+def takes_tiny_for_zero() -> bool:
+    """Return whether this thread takes numbers below float32's normal ones for zero."""
+    return float(torch.tensor(1e-39, dtype=torch.float32, device="cpu") * 1) == 0
+
+
 @contextmanager
-def tiny_as_zero() -> Iterator[None]:
-    """Let this thread take numbers below float32's normal ones for zero in the meantime.
+def tiny_as_zero(before: bool) -> Iterator[None]:
+    """Let this thread take numbers below float32's normal ones for zero; ``before``: whether it did already.
 
     Moments and weights of what gets no gradient, as pixels that are always 0, decay to such numbers, with
     which a processor needs many times as long. Not while torch multiplies: threads that it starts meanwhile
     would keep the setting for good.
     """
-    already = float(torch.tensor(1e-39, dtype=torch.float32, device="cpu") * 1) == 0
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(already)
+        torch.set_flush_denormal(before)
 
 
 @contextmanager
