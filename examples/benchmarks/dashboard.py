@@ -1,16 +1,19 @@
 """What the live page on the dashboard costs: fits without it, with it, and with it open, in turns.
 
-python examples/benchmarks/dashboard.py [--seconds 10] [--repeats 5] [--features 100]
+python examples/benchmarks/dashboard.py [--seconds 3] [--repeats 42] [--features 100]
 
 The scheduler of a `LocalCluster` is in the process of the driver, so that both share a processor, as on no
-cluster of several machines. A busy machine changes durations by more than a page could. So the processor time
-of driver, scheduler and workers is measured, too, and that of the page alone: messages, board and plots, and
-what the server says of itself.
+cluster of several machines. Two fits of one kind differ by more than a page costs. So each fit with a page is
+compared with the one without in the same turn, and what counts is the median over many turns, with its
+confidence interval. The processor time of driver, scheduler and workers is measured, too, and that of the
+page alone: messages, board and plots, and what the server says of itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import math
 import statistics
 import time
 
@@ -31,8 +34,8 @@ KINDS = ("without", "with", "open")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a fit")
-    parser.add_argument("--repeats", type=int, default=5, help="of each of the three")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a fit")
+    parser.add_argument("--repeats", type=int, default=42, help="of each of the three")
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--features", type=int, default=100)
     args = parser.parse_args()
@@ -64,8 +67,10 @@ def main() -> None:
         times: dict[str, list[float]] = {kind: [] for kind in KINDS}
         used: dict[str, list[float]] = {kind: [] for kind in KINDS}
         costs: dict[str, list[float]] = {kind: [] for kind in KINDS}
-        for repeat in range(args.repeats):
-            for kind in KINDS[repeat % 3 :] + KINDS[: repeat % 3]:
+        # In all orders alike: what closing a page costs falls into the fit after it.
+        orders = itertools.cycle(itertools.permutations(KINDS))
+        for order in itertools.islice(orders, args.repeats):
+            for kind in order:
                 session = pull_session(url=address) if kind == "open" else None
                 before = sum(map(sum, spent)) + server_seconds(client)
                 duration, processors = fit(epochs, kind != "without")
@@ -74,8 +79,9 @@ def main() -> None:
                 costs[kind].append(sum(map(sum, spent)) + server_seconds(client) - before)
                 if session is not None:
                     session.close()
-    print(f"{epochs} epochs of {args.rows:,} x {args.features}, {args.repeats} fits of each kind, in turns:")
-    print("medians; in brackets the range, and the change against fits without a page")
+    print(f"{epochs} epochs of {args.rows:,} x {args.features}, {args.repeats} fits of each kind, in turns.")
+    print("Medians; in brackets that of the change against the fit without a page of the same turn, and its")
+    print("95 % confidence interval.")
     for kind in KINDS:
         share = sum(costs[kind]) / sum(used[kind])
         print(
@@ -85,9 +91,16 @@ def main() -> None:
 
 
 def compared(values: dict[str, list[float]], kind: str) -> str:
-    own, plain = values[kind], statistics.median(values["without"])
-    middle = statistics.median(own)
-    return f"{middle:.2f} s ({min(own):.2f} to {max(own):.2f}, {100 * (middle / plain - 1):+.1f} %)"
+    middle = f"{statistics.median(values[kind]):.2f} s"
+    if kind == "without":
+        return middle
+    ratios = sorted(own / plain for own, plain in zip(values[kind], values["without"], strict=True))
+    # As many are below the true median as heads are thrown.
+    count = len(ratios)
+    away = int(0.98 * math.sqrt(count))
+    low, high = ratios[max(count // 2 - away - 1, 0)], ratios[min((count + 1) // 2 + away, count - 1)]
+    low, change, high = (100 * (ratio - 1) for ratio in (low, statistics.median(ratios), high))
+    return f"{middle} ({change:+.1f} %; {low:+.1f} to {high:+.1f})"
 
 
 def measured(kind: type, method: str) -> list[list[float]]:
