@@ -313,13 +313,13 @@ def run_visit(
         # The last round before the time is over is short, if a row takes about as long as before.
         most = size if left == math.inf else learner.rows_in(left, size)
         start = rows.offset
-        goal = start + int(min(rows.plan(most), rows.up_to(look - start)))
-        if goal >= look:
-            look = goal + answer.check_interval
+        goal = start + int(min(rows.plan(most), rows.up_to(max(look - start, answer.least))))
+        checks: list[tuple[int, float]] = []
+        checked, checked_loss = start, 0.0
         noise = model.new_noise() if learner.volatility else None
         loss, steps, seconds = 0.0, 0, 0.0
         while rows.offset < goal:
-            piece = goal - rows.offset
+            piece = int(min(goal - rows.offset, rows.up_to(look - rows.offset)))
             if sent is not None:
                 slice_rows = -(-(goal - start) // SLICES)
                 expected = posted + ANSWER_MARGIN * learner.seconds_exchange - learner.clock()
@@ -331,6 +331,11 @@ def run_visit(
             entered = min(entered, before)
             learner.seconds_span = before + spent - entered
             loss, steps, seconds = loss + part, steps + made, seconds + spent
+            if rows.offset >= min(look, goal):
+                checks.append((rows.offset - checked, loss - checked_loss))
+                checked, checked_loss = rows.offset, loss
+            if rows.offset >= look:
+                look = rows.offset + answer.check_interval
             t, ahead = t + made, ahead + made
             if sent is not None:
                 reply = yield POLL
@@ -374,6 +379,7 @@ def run_visit(
             seconds_per_row=learner.seconds_per_row,
             link=learner.link(),
             last=last,
+            checks=tuple(checks),
         )
         if reply is None and not learner.overlap:
             reply = yield from _awaited(learner)

@@ -177,6 +177,9 @@ class Update(NamedTuple):
         Heartbeat latencies of the worker.
     last : bool
         Whether the visit ends with it: nothing is trained from the answer.
+    checks : tuple of (int, float)
+        Rows of the round and the sum of their losses, cut where the loss is looked at; none stands for all in
+        one.
     """
 
     visit: int
@@ -197,6 +200,7 @@ class Update(NamedTuple):
     seconds_per_row: float
     link: Link
     last: bool = False
+    checks: tuple[tuple[int, float], ...] = ()
 
 
 class Answer(NamedTuple):
@@ -233,8 +237,11 @@ class Answer(NamedTuple):
     last_epoch : int
         The fit ends with this epoch; later ones need not be started.
     until_check, check_interval : float
-        Rows until the loss is looked at for the next time, and between two looks: a round of a single
-        learner ends there, so that it does not depend on the rounds when training ends. ``inf`` for several.
+        Rows until the loss is looked at for the next time, and between two looks, of a single learner: so
+        that it does not depend on the rounds when training ends. ``inf`` for several.
+    least : float
+        A round of a single learner ends with the next look after so many rows: an exchange touches as much
+        memory as training on them.
     rate : float
         Factor of the learning rate.
     level : float
@@ -261,6 +268,7 @@ class Answer(NamedTuple):
     last_epoch: int
     until_check: float = math.inf
     check_interval: float = math.inf
+    least: float = 0.0
     rate: float = 1.0
     level: float = 1.0
     seconds_held: float = 0.0

@@ -130,6 +130,7 @@ class ParameterServer:
         self._last_epoch = max_iter - 1
         self._converged = False
         self._newest_epoch = -1
+        self._exchange_rows = exchange_rows
         self._collect = collect
         self._now = time_source
         self._began = time_source()
@@ -476,7 +477,9 @@ class ParameterServer:
                 version=self.version,
                 weight=weight,
             )
-            self._observe(item.update.stop - item.update.start, item.update.loss)
+            update = item.update
+            for rows, loss in update.checks or ((update.stop - update.start, update.loss),):
+                self._observe(rows, loss)
 
     def _observe(self, rows: int, loss: float) -> None:
         if self._monitor is not None and self._monitor.observe(rows, loss) and not self._converged:
@@ -502,6 +505,7 @@ class ParameterServer:
             last_epoch=self._last_epoch,
             until_check=monitor.until_check if monitor is not None else math.inf,
             check_interval=monitor.interval if monitor is not None else math.inf,
+            least=self._exchange_rows,
             rate=1.0 if self._monitor is None else self._monitor.rate,
             level=self._guard.level,
             seconds_held=held,

@@ -15,7 +15,9 @@ from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.schedules import AutoRate
 from skdist.control.staleness import StalenessWindow
+from skdist.control.stopping import ConvergenceMonitor
 from skdist.inline import train_inline
+from skdist.models.linear import LinearModel
 from skdist.observers import Observers
 from tests.fakes import RowModel, fake_partitions, fit_settings, linear_model, rows_of
 
@@ -176,6 +178,37 @@ def test_it_stops_when_the_loss_settles():
     assert result.converged
     assert result.n_iter == 3
     assert len(result.history.epochs) == 3
+
+
+def test_a_loss_is_looked_at_within_rounds_that_last_as_long_as_an_exchange_pays(monkeypatch):
+    X, y = rows_of(40_000, 4)
+    model, whole = linear_model(X, y, batch_size=64, learning_rate=AutoRate())
+    parts = [whole.part(0, 15_000), whole.part(15_000, 40_000)]
+    observe, looks = ConvergenceMonitor.observe, []
+
+    def watched(self, rows, loss):
+        rows_before = self.interval - self.until_check
+        settled = observe(self, rows, loss)
+        if self.until_check == self.interval:
+            looks[-1].append((rows_before + rows, pytest.approx(self.best, rel=1e-12)))
+        return settled
+
+    monkeypatch.setattr(ConvergenceMonitor, "observe", watched)
+    results = []
+    for exchange_rows in (0, 16_384, 10**9):
+        monkeypatch.setattr(LinearModel, "exchange_rows", exchange_rows)
+        looks.append([])
+        fit = fit_settings(tol=1e-3, max_iter=20, round_size="auto")
+        results.append(train_inline(model, parts, fit, model.initial_state()))
+        assert results[-1].converged
+    assert looks[0] == looks[1] == looks[2]
+    assert len(looks[0]) > 2 * results[0].n_iter
+    for other in results[1:]:
+        np.testing.assert_array_equal(results[0].state, other.state)
+    longest, epoch = ([r.rows for r in result.history.rounds if not r.epoch] for result in results[1:])
+    assert len(longest) == 3
+    assert min(longest[:-1]) >= 16_384
+    assert epoch == [40_000]
 
 
 def test_training_goes_on_from_a_clock():
