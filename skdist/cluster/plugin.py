@@ -151,9 +151,11 @@ class LearnerPlugin(WorkerPlugin):
         """
         known = self._partitions.get(number)
         if known is not None:
-            return known if known.X is not None else replace(known, X=as_input(rows))
+            if known.X is None:
+                known = replace(known, X=as_input(rows) if isinstance(rows, np.ndarray) else rows)
+            return known
         partition = make()
-        shared = not partition.owned_bytes and isinstance(rows, np.ndarray)
+        shared = partition.X is rows or (not partition.owned_bytes and isinstance(rows, np.ndarray))
         self._partitions[number] = replace(partition, X=None) if shared else partition
         return partition
 

@@ -114,7 +114,7 @@ def collection_source(X: Any, y: Any, sample_weight: Any, flat: bool = True) -> 
         together.append(aligned("sample_weight", sample_weight, X))
     columns: list[list[Any]] = blocks_of(together)
     persisted = [all(_is_future(block) for block in column) for column in columns]
-    held = _readable(X) and all(persisted)
+    held = (_readable(X) or _is_csr(X)) and all(persisted)
     if held:
         columns = [[block.dask[block.key] for block in column] for column in columns]
     if sample_weight is None:
@@ -132,6 +132,11 @@ def collection_source(X: Any, y: Any, sample_weight: Any, flat: bool = True) -> 
 def _readable(X: Any) -> bool:
     """Return whether blocks of X need no conversion, as far as that is known here."""
     return hasattr(X, "chunks") and X.dtype in FLOATS and not hasattr(X._meta, "asformat")
+
+
+def _is_csr(X: Any) -> bool:
+    """Return whether blocks of X are CSR rows that need no conversion, as far as that is known here."""
+    return hasattr(X, "chunks") and X.dtype in FLOATS and sp.issparse(X._meta) and X._meta.format == "csr"
 
 
 def _is_future(block: Delayed) -> bool:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import dask.array as da
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from distributed import Client
 
 from skdist import DistributedSGDClassifier, LatencyBatchSizer
@@ -118,3 +119,16 @@ def test_rows_of_the_user_are_not_kept(plugin, order):
     assert again.X.flags.c_contiguous
     X = first = again = None
     assert rows() is None
+
+
+def test_sparse_rows_of_the_user_are_not_kept_unless_they_had_to_be_sorted(plugin):
+    for number, indices in enumerate([[0, 2, 1], [2, 0, 1]]):
+        X, y = sp.csr_array(([1.0, 2.0, 3.0], indices, [0, 2, 3]), shape=(2, 3)), np.arange(2)
+        whole, rows = X.toarray(), weakref.ref(X)
+        plugin.partition(number, X, lambda X=X, y=y: convert(X, y))
+        again = plugin.partition(number, X, pytest.fail)
+        np.testing.assert_array_equal(again.X.toarray(), whole)
+        assert again.X.has_sorted_indices
+        assert (again.X is X) is (number == 0)
+        X = again = None
+        assert rows() is None

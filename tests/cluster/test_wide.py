@@ -1,8 +1,10 @@
 import dask.array as da
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from skdist import DistributedSGDClassifier
+from skdist.cluster.source import collection_source
 from skdist.models import linear
 from tests.estimators.test_wide import COLUMNS, WIDTH, problem
 
@@ -26,6 +28,24 @@ def test_a_bad_value_is_named_by_its_own_column(client):
     blocks = da.concatenate([da.from_delayed(p, (300, WIDTH), float) for p in delayed_rows(X, 300)])
     with pytest.raises(ValueError, match="columns 400"):
         DistributedSGDClassifier("log_loss", client=client).fit(blocks, da.from_array(y, chunks=300))
+
+
+@pytest.mark.parametrize("kind", ["float", "int", "csc"])
+def test_rows_that_kernels_can_read_are_trained_on_where_they_are(client, kind):
+    X, y = problem(n_rows=900)
+    meta = sp.csr_array((0, 0), dtype=float)
+    if kind == "int":
+        X, meta = X.astype(bool).astype(int), meta.astype(int)
+    meta = meta.tocsc() if kind == "csc" else meta
+    parts = [part.tocsc() if kind == "csc" else part for part in delayed_rows(X, 300)]
+    blocks = [da.from_delayed(part, (300, WIDTH), meta.dtype, meta=meta) for part in parts]
+    rows = client.persist([da.concatenate(blocks), da.from_array(y, chunks=300)])
+    assert collection_source(*rows, None).held is (kind == "float")
+    clf = DistributedSGDClassifier("log_loss", random_state=0, client=client, max_iter=30, tol=None)
+    clf.fit(*rows)
+    assert set(np.flatnonzero(clf.coef_.any(axis=0))) == set(COLUMNS)
+    assert clf.score(X, y) > 0.8
+    assert (rows[0].compute() != X).nnz == 0
 
 
 @pytest.mark.parametrize(
