@@ -10,7 +10,7 @@ from pathlib import Path
 #: workers, or measure what that does: they are alone on the machine.
 CALM = {
     "test_board", "test_dask_ml", "test_feed", "test_joblib", "test_objective", "test_search", "test_source",
-    "test_streaming", "test_tls", "test_wide",
+    "test_streaming", "test_thin", "test_tls", "test_wide",
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from distributed import get_worker
 from skdist.backup import Backup
 from skdist.cluster.line import take
 from skdist.cluster.mailbox import Mailbox, most_shared, size_of
+from skdist.cluster.thin import Thin, whole
 from skdist.exceptions import ServerLostError
 from skdist.fitting import FitSettings, build_server
 from skdist.journal import Outcome
@@ -47,7 +48,7 @@ class ServerActor:
         self._mailboxes: dict[str, Mailbox] = {}  # by learner
 
     def begin(
-        self, model: Any, classes: Any, settings: FitSettings, state: np.ndarray, n_rows: int,
+        self, model: Any, classes: Any, settings: FitSettings, state: np.ndarray | Thin, n_rows: int,
         n_learners: int, clock: float, backup: Backup | None = None, plugin_name: str = "",
         number: int = 0,
     ) -> None:  # fmt: skip
@@ -65,6 +66,7 @@ class ServerActor:
         self._model, self._classes = model, classes
         if backup is not None and backup.stage is None:
             backup = get_worker().plugins[plugin_name].backups[number]
+        state = whole(state)
         sharded = n_shards(settings.n_servers, state) > 0
         self._server = build_server(
             model, settings, state, n_rows, n_learners, clock, backup=backup, sharded=sharded

@@ -21,6 +21,7 @@ from skdist.cluster.actors import WATCH_SECONDS, Actors
 from skdist.cluster.connection import ServerRef
 from skdist.cluster.membership import LOOK_SECONDS, Membership, Present
 from skdist.cluster.shards import collected
+from skdist.cluster.thin import thin
 from skdist.exceptions import ServerLostError
 from skdist.journal import Outcome
 from skdist.messages import Snapshot
@@ -138,9 +139,9 @@ class Serving:
 
     async def _give(self, backup: Backup | None, number: int) -> None:
         """Give the server what it trains, from a backup or the begin on, and shards their slices of it."""
-        model, state = self._arguments[0], self._arguments[3]
+        model, classes, settings, state, *others = self._arguments
         self.actors.keep(n_shards(self._n_servers, state))
-        await self.call("begin", *self._arguments, backup, self.name, number)
+        await self.call("begin", model, classes, settings, thin(state), *others, backup, self.name, number)
         begun = [
             shard.call_from_driver(self.client, "begin", self.ref, place, model.statistics)
             for place, shard in enumerate(self.ref.shards)

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 #: Where more than this share of the columns is stored, all are kept.
 MOST_SHARE = 0.5
 
-#: A mask finds the columns faster than sorting, where it is at most so many times as long as all the parts.
+#: A mask or table finds columns faster than sorting or searching, where it is at most so many times as long.
 LONGEST_MASK = 64
 
 
@@ -72,7 +72,15 @@ def spread(
 
 def places(columns: np.ndarray, among: np.ndarray | None) -> np.ndarray:
     """Return where columns are among others, of which they are a part."""
-    return columns if among is None else np.searchsorted(among, columns)
+    if among is None:
+        return columns
+    width = int(among[-1]) + 1 if len(among) else 0
+    if width > LONGEST_MASK * len(columns):
+        return np.searchsorted(among, columns)
+    table = np.empty(width, dtype=np.intp)
+    table[among] = np.arange(len(among))
+    found: np.ndarray = table[columns]
+    return found
 
 
 def narrowed(rows: Any, columns: np.ndarray) -> sp.csr_array:

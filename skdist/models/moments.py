@@ -43,7 +43,7 @@ class Moments:
     mean, deviation : ndarray of shape (width,)
         Mean, and sum of weighted squared deviations from it. Sparse: mean 0, sum of squares.
     low, high : ndarray of shape (width,)
-        Least and largest value.
+        Least and largest value, in the dtype of the rows.
     present : ndarray of shape (width,)
         Sum of the weights of the rows where the feature is stored (dense: everywhere).
     sparse : bool
@@ -105,10 +105,11 @@ class Moments:
             deviation = self.deviation + self.weight * (self.mean - center) ** 2
             variance = np.where(self.present > 0, deviation / self.present, 0.0)
             # What is left of a constant after rounding is not a variance.
-            noise = (np.finfo(np.float32).eps * np.maximum(abs(self.low), abs(self.high))) ** 2
+            low, high = self.low.astype(np.float64), self.high.astype(np.float64)
+            noise = (np.finfo(np.float32).eps * np.maximum(abs(low), abs(high))) ** 2
             moving = (variance > noise) if not self.sparse else (variance > 0)
             scale = np.where(moving, 1.0 / np.where(moving, variance, 1.0), 0.0)
-            reach = np.maximum(abs(self.high - center), abs(self.low - center))
+            reach = np.maximum(abs(high - center), abs(low - center))
             farthest = min(batch_size, (2 if self.sparse else 1) * FARTHEST) if unbounded else batch_size
             bound = np.where(moving, farthest / np.where(reach > 0, reach, 1.0) ** 2, 0.0)
         norm = 1.0 + float(scale @ deviation) / self.weight
@@ -187,12 +188,12 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
         X = X if columns is None else narrowed(X, columns)
     n_rows, width = X.shape
     sums = np.zeros((3, width))
-    low, high = np.full(width, np.inf), np.full(width, -np.inf)
+    low, high = np.full(width, np.inf, X.dtype), np.full(width, -np.inf, X.dtype)
     if sp.issparse(X):
         parts = as_input(X.data), as_input(X.indices), as_input(X.indptr)
         _sparse_sums(*parts, as_input(weights), sums, low, high)
         stored = float(X.nnz)
-        low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
     else:
         pivot = X[0].astype(np.float64) if n_rows else np.zeros(width)
         _dense_sums(as_input(X), pivot, as_input(weights), sums, low, high)
@@ -260,8 +261,9 @@ def _alignment(X: Any, mean: np.ndarray, deviation: np.ndarray, present: np.ndar
     rows = rows / math.sqrt(squares)  # the eigenvalues then add up to 1, and no power of them is out of range
     # Any start will do that is not likely to be orthogonal to the direction sought.
     direction = before = np.ones(rows.shape[0]) + np.arange(rows.shape[0]) % 2
+    across = rows.T
     for _ in range(POWER_ITERATIONS):
-        before, direction = direction, rows @ (rows.T @ direction)
+        before, direction = direction, rows @ (across @ direction)
     length = float(np.linalg.norm(before))
     return min(1.0, float(np.linalg.norm(direction)) / length) if length > 0 else 1.0
 

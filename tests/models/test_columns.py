@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from skdist.models.columns import narrowed, spread, stored_columns, union
+from skdist.models.columns import narrowed, places, spread, stored_columns, union
 
 
 def rows_in(columns, n_features, n_rows=20, seed=0):
@@ -42,3 +42,11 @@ def test_narrowed_rows_keep_what_is_stored_in_the_columns():
         narrowed(X, np.array([2, 30, 31, 77])).toarray(), X.toarray()[:, [2, 30, 31, 77]]
     )
     np.testing.assert_array_equal(narrowed(X, np.array([2, 31])).toarray(), X.toarray()[:, [2, 31]])
+
+
+@pytest.mark.parametrize("last", [9, 10**12])
+def test_places_among_others(last):
+    columns, among = np.array([2, 5, last]), np.array([1, 2, 5, 7, last])
+    np.testing.assert_array_equal(places(columns, among), [1, 2, 4])
+    assert len(places(columns[:0], among)) == len(places(columns[:0], among[:0])) == 0
+    assert places(columns, None) is columns
