@@ -210,8 +210,15 @@ class Rows:
         """Return the rows until the first end of a step that is ``rows`` away or more, or of the epoch."""
         if rows == math.inf:
             return math.inf
-        planned = self.plan(int(rows))
-        return planned if planned >= rows else self.plan(planned + self.model.batch_size)
+        batch: int = self.model.batch_size
+        segments, place = self.visit.segments, self._place
+        ahead, begin, before = segments[place].ahead, self.offset - self._before, 0
+        while place < len(segments) and segments[place].ahead == ahead:
+            left, wanted = segments[place].rows - begin, math.ceil(rows) - before
+            if left >= wanted:
+                return before + min(-(-wanted // batch) * batch, left)
+            before, place, begin = before + left, place + 1, 0
+        return before
 
     def train(
         self, state: np.ndarray, rows: int, t: float, noise: Any = None, rate: float = 1.0
@@ -341,7 +348,8 @@ def run_visit(
                 reply = yield POLL
                 if reply is not None:
                     merge(reply)
-                    if not answer.accepted:
+                    # It may have ended the fit before the epoch of this round.
+                    if not answer.accepted or visit.epoch_at(start) > answer.last_epoch:
                         return answer.offset
         learner.rounds, learner.seconds_compute = learner.rounds + 1, learner.seconds_compute + seconds
         if sent is not None:

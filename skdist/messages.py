@@ -240,8 +240,8 @@ class Answer(NamedTuple):
         Rows until the loss is looked at for the next time, and between two looks, of a single learner: so
         that it does not depend on the rounds when training ends. ``inf`` for several.
     least : float
-        A round of a single learner ends with the next look after so many rows: an exchange touches as much
-        memory as training on them.
+        A round of a single learner ends with the next look or, where that is later, after so many rows: an
+        exchange touches as much memory as training on them.
     rate : float
         Factor of the learning rate.
     level : float

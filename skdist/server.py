@@ -488,7 +488,8 @@ class ParameterServer:
 
     def _answer(self, attempt: Attempt, member: Member, now: float, held: float = 0.0) -> Answer:
         round_size, efficiency = self._roster.next_round(attempt.learner)
-        monitor = self._monitor if len(self._roster) == 1 else None
+        # Not for the first one of several to come: the rounds of all must not depend on who that is.
+        monitor = self._monitor if self._roster.expected == 1 else None
         parameters = self._parameters
         attempt.answer = Answer(
             accepted=True,

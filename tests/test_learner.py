@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from skdist.compression import Feedback, TopK
 from skdist.control.schedules import INVERSE_TIME, AutoRate, Schedule
 from skdist.control.staleness import StalenessWindow
+from skdist.control.stopping import ConvergenceMonitor
 from skdist.learner import Learner, Listen, Rows, run_visit
 from skdist.messages import Answer, Join, Link, Segment, Visit
 from skdist.server import ParameterServer
@@ -114,6 +115,38 @@ def test_planned_rows_end_at_a_step_and_keep_to_the_size(sizes, batch, wanted, s
     assert rows.offset + planned in ends
     assert min(left, 1) <= planned <= min(max(wanted, following - rows.offset), left)
     assert planned == left or planned > wanted - batch
+
+
+@settings(deadline=None, max_examples=60)
+@given(sizes, batches, st.integers(0, 30), st.integers(1, 90))
+def test_rows_up_to_a_step_are_as_few_as_reach_it(sizes, batch, steps, wanted):
+    partitions, n = fake_partitions(sizes)
+    firsts = itertools.accumulate([0, *sizes])
+    ends = sorted(
+        {a + min(row, m) for a, m in zip(firsts, sizes, strict=False) for row in range(0, m + batch, batch)}
+    )
+    start = ends[min(steps, len(ends) - 2)]
+    rows = Rows(whole_visit(sizes), partitions, RowModel(batch), RowModel(batch), start)
+    assert start + rows.up_to(wanted) == next((end for end in ends if end >= start + wanted), n)
+
+
+@settings(deadline=None, max_examples=60)
+@given(sizes, batches, st.integers(1, 60), st.integers(1, 60), st.integers(0, 200), st.booleans())
+def test_losses_are_cut_where_somebody_looks_at_them(sizes, batch, round_size, interval, least, overlap):
+    partitions, n = fake_partitions(sizes)
+    model = RowModel(batch)
+    monitor = ConvergenceMonitor(interval, None, 5)
+    server = rows_server(n, model, round_size=round_size, monitor=monitor, exchange_rows=least)
+    delays = itertools.repeat(1) if overlap else None
+    _, updates = drive(server, whole_visit(sizes), partitions, model, Learner("a"), delays=delays)
+    since = 0
+    for update in updates:
+        assert sum(rows for rows, _ in update.checks) == update.stop - update.start
+        assert sum(loss for _, loss in update.checks) == update.loss
+        for rows, loss in update.checks:
+            assert rows == loss  # of each row, it is 1
+            assert since < interval
+            since = since + rows if since + rows < interval else 0
 
 
 @settings(deadline=None, max_examples=30)

@@ -463,6 +463,14 @@ def test_automatic_rounds_of_a_single_learner_are_as_long_as_an_epoch_until_anot
     assert alone.push(rows=640, seconds_per_row=1e-6).round_size <= 64_000 // 2
 
 
+@pytest.mark.parametrize("expected", [1, 2])
+def test_rounds_end_at_looks_only_where_one_learner_is_expected(expected):
+    server = make_server(size=1, n_learners=expected, monitor=ConvergenceMonitor(100, None, 5))
+    first = join(server, "a", "a", number=1)
+    assert first.until_check == (100 if expected == 1 else math.inf)
+    assert join(server, "b", "b", number=2).until_check == math.inf
+
+
 def test_the_auto_threshold_takes_the_latencies_of_other_workers_only():
     server = make_server(sizer=LatencyBatchSizer(), round_size=1000)
     slow = FakeLearner(server, "slow", visit=1, link=Link((0.5,) * 5))

@@ -29,6 +29,9 @@ from skdist.cluster.feed import Feed
 from skdist.cluster.page import Page
 from skdist.server import ParameterServer
 
+#: A page that is closed is gone after so many seconds.
+SETTLE_SECONDS = 1.0
+
 KINDS = ("without", "with", "open")
 
 
@@ -67,7 +70,6 @@ def main() -> None:
         times: dict[str, list[float]] = {kind: [] for kind in KINDS}
         used: dict[str, list[float]] = {kind: [] for kind in KINDS}
         costs: dict[str, list[float]] = {kind: [] for kind in KINDS}
-        # In all orders alike: what closing a page costs falls into the fit after it.
         orders = itertools.cycle(itertools.permutations(KINDS))
         for order in itertools.islice(orders, args.repeats):
             for kind in order:
@@ -79,6 +81,7 @@ def main() -> None:
                 costs[kind].append(sum(map(sum, spent)) + server_seconds(client) - before)
                 if session is not None:
                     session.close()
+                    time.sleep(SETTLE_SECONDS)  # what that costs is no part of a fit
     print(f"{epochs} epochs of {args.rows:,} x {args.features}, {args.repeats} fits of each kind, in turns.")
     print("Medians; in brackets that of the change against the fit without a page of the same turn, and its")
     print("95 % confidence interval.")
@@ -95,10 +98,14 @@ def compared(values: dict[str, list[float]], kind: str) -> str:
     if kind == "without":
         return middle
     ratios = sorted(own / plain for own, plain in zip(values[kind], values["without"], strict=True))
-    # As many are below the true median as heads are thrown.
+    # As many are below the true median as heads are thrown: with so few or fewer, 2.5 % of the time at most.
     count = len(ratios)
-    away = int(0.98 * math.sqrt(count))
-    low, high = ratios[max(count // 2 - away - 1, 0)], ratios[min((count + 1) // 2 + away, count - 1)]
+    below = 0.0
+    for rank in range(count):
+        below += math.comb(count, rank) / 2**count
+        if below > 0.025:
+            break
+    low, high = ratios[max(rank - 1, 0)], ratios[min(count - rank, count - 1)]
     low, change, high = (100 * (ratio - 1) for ratio in (low, statistics.median(ratios), high))
     return f"{middle} ({change:+.1f} %; {low:+.1f} to {high:+.1f})"
 

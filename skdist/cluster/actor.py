@@ -14,7 +14,7 @@ from distributed import get_worker
 from skdist.backup import Backup
 from skdist.cluster.line import take
 from skdist.cluster.mailbox import Mailbox, most_shared, size_of
-from skdist.cluster.thin import Thin, whole
+from skdist.cluster.thin import Thin, filled
 from skdist.exceptions import ServerLostError
 from skdist.fitting import FitSettings, build_server
 from skdist.journal import Outcome
@@ -66,7 +66,7 @@ class ServerActor:
         self._model, self._classes = model, classes
         if backup is not None and backup.stage is None:
             backup = get_worker().plugins[plugin_name].backups[number]
-        state = whole(state)
+        state = filled(state)
         sharded = n_shards(settings.n_servers, state) > 0
         self._server = build_server(
             model, settings, state, n_rows, n_learners, clock, backup=backup, sharded=sharded

@@ -70,7 +70,7 @@ class LearnerPlugin(WorkerPlugin):
         self._model_lock = threading.Lock()
         self._lock = threading.Lock()
         self._idle: list[Learner] = []
-        self._partitions: dict[int, Partition] = {}
+        self._partitions: dict[tuple[str, int], Partition] = {}
         self._made = 0
         self._total = worker.digests_total["latency"]
         worker.metrics[self.name] = self.sample
@@ -144,19 +144,21 @@ class LearnerPlugin(WorkerPlugin):
                 self._model = server.call("model")
             return self._model
 
-    def partition(self, number: int, rows: Any, make: Callable[[], Partition]) -> Partition:
+    def partition(self, key: tuple[str, int], rows: Any, make: Callable[[], Partition]) -> Partition:
         """Return a partition that is not a key of its own on the cluster; it is made once.
+
+        ``key`` says of which kind it is, and which one.
 
         Kept without its rows where these are the user's own: Dask is to be free to spill or move them.
         """
-        known = self._partitions.get(number)
+        known = self._partitions.get(key)
         if known is not None:
             if known.X is None:
                 known = replace(known, X=as_input(rows) if isinstance(rows, np.ndarray) else rows)
             return known
         partition = make()
         shared = partition.X is rows or (not partition.owned_bytes and isinstance(rows, np.ndarray))
-        self._partitions[number] = replace(partition, X=None) if shared else partition
+        self._partitions[key] = replace(partition, X=None) if shared else partition
         return partition
 
     def keep(self, number: int, backup: Backup) -> None:

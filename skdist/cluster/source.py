@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,7 +66,9 @@ def memory_source(X: Any, y: np.ndarray, sample_weight: np.ndarray | None) -> So
     return Source(parts, lazy=False, nbytes=nbytes)
 
 
-def collection_source(X: Any, y: Any, sample_weight: Any, flat: bool = True) -> Source:
+def collection_source(
+    X: Any, y: Any, sample_weight: Any, flat: bool = True, dtypes: Collection[Any] = FLOATS
+) -> Source:
     """Return the blocks of collections, of which X or y may be in memory.
 
     Parameters
@@ -75,6 +77,8 @@ def collection_source(X: Any, y: Any, sample_weight: Any, flat: bool = True) -> 
         Dask collections or arrays.
     flat : bool
         Whether each row of X must be a vector.
+    dtypes : collection of type
+        Of rows that are read as they are.
 
     Raises
     ------
@@ -114,7 +118,7 @@ def collection_source(X: Any, y: Any, sample_weight: Any, flat: bool = True) -> 
         together.append(aligned("sample_weight", sample_weight, X))
     columns: list[list[Any]] = blocks_of(together)
     persisted = [all(_is_future(block) for block in column) for column in columns]
-    held = (_readable(X) or _is_csr(X)) and all(persisted)
+    held = (_readable(X) or _is_csr(X)) and X.dtype in dtypes and all(persisted)
     if held:
         columns = [[block.dask[block.key] for block in column] for column in columns]
     if sample_weight is None:

@@ -69,6 +69,16 @@ def partition_of(kind: Kind, number: int, block: Any) -> Partition:
     return block if isinstance(block, Partition) else prepare(kind, number, *block)
 
 
+def _partition_on(plugin: Any, kind: Kind, number: int, block: Any) -> Partition:
+    """Return a partition like `partition_of`, which is called once for each that this worker holds."""
+    if isinstance(block, Partition):
+        return block
+    made: Partition = plugin.partition(
+        (kind.name, number), block[0], partial(partition_of, kind, number, block)
+    )
+    return made
+
+
 def refuse_others(kind: Kind, number: int, rows: int, partition: Partition) -> None:
     """Raise a ValueError where a partition is not the one that was said or measured to be there."""
     if (partition.n_rows, *partition.X.shape[1:]) != (rows, *kind.shape):
@@ -108,7 +118,7 @@ def score(
     """Score a state on the held-out rows of partitions, where they are."""
     plugin = get_worker().plugins[plugin_name]
     model, classes = plugin.model_of(plugin.connect(ref))
-    partitions = [partition_of(kind, number, block) for number, block in zip(numbers, blocks, strict=True)]
+    partitions = [_partition_on(plugin, kind, *each) for each in zip(numbers, blocks, strict=True)]
     return add_up([score_sums(model, state, partition, classes) for partition in partitions])
 
 
@@ -157,12 +167,8 @@ def visit(
         One for each of them; X, y and sample weights where nothing had to be converted.
     """
     plugin = get_worker().plugins[plugin_name]
-    partitions = {
-        number: plugin.partition(number, block[0], partial(partition_of, kind, number, block))
-        if isinstance(block, tuple)
-        else block
-        for number, block in zip(order.partitions, blocks, strict=True)
-    }
+    numbers = order.partitions
+    partitions = {n: _partition_on(plugin, kind, n, block) for n, block in zip(numbers, blocks, strict=True)}
     for (number, partition), count in zip(partitions.items(), rows, strict=True):
         refuse_others(kind, number, count, partition)
     thread = TaskThread()

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: An index and a value take so many numbers, and two copies are worth saving.
+#: An index and a value take up to three times the bytes of a value: this saves five eighths at least.
 LEAST_RATIO = 8
 
 
@@ -44,8 +44,8 @@ def thin(array: np.ndarray) -> np.ndarray | Thin:
     return Thin(array.shape, places, flat[places])
 
 
-def whole(sent: np.ndarray | Thin) -> np.ndarray:
-    """Return the array that was sent."""
+def filled(sent: np.ndarray | Thin) -> np.ndarray:
+    """Return the array that was sent, with its zeros."""
     if not isinstance(sent, Thin):
         return sent
     flat = np.zeros(np.prod(sent.shape, dtype=np.intp), dtype=sent.values.dtype)

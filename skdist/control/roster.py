@@ -340,11 +340,16 @@ class Roster:
         if not self._paced:
             self._pace = 0.0
 
+    @property
+    def expected(self) -> int:
+        """Learners that there are or, at the start, that there will be."""
+        return max(self._n_learners, len(self._members))
+
     def _standard(self) -> int:
         """Return ``B0`` in rows, one for all: from the slowest exchange and the usual training time."""
         if not isinstance(self._round_size, str):
             return self._round_size
-        learners = max(self._n_learners, len(self._members))
+        learners = self.expected
         doubled = self._sizer is not None and self._sizer.rule == "efficiency"
         if learners == 1:  # there is nobody to exchange with before the epoch, or the visit, ends
             return 2 * self._n_rows if doubled else self._n_rows

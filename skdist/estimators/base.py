@@ -186,7 +186,8 @@ class DistributedBase(CallbackSupport, SettingsMixin):
 
         X, y, sample_weight = rows
         if is_collection(X):
-            source = collection_source(X, y, sample_weight, flat=not self._rows_of_any_shape)
+            flat = not self._rows_of_any_shape
+            source = collection_source(X, y, sample_weight, flat, self._row_dtypes)
             prediction.check_features(self, X, reset)
             return source
         if not is_collection(y):

@@ -116,8 +116,9 @@ class DistributedSGDClassifier(ClassifierMixin, DistributedSGDBase):
     round_size : 'auto' or int, default='auto'
         ``B0``: rows of a standard round, which a learner trains between two exchanges with the server. On a
         perfect link the default batch sizer gives half of it. ``'auto'`` makes a round last twice as long as
-        an exchange; that of a single learner lasts until the next check for convergence. Where an aggregator
-        needs the volatility, rounds have two mini-batches at least.
+        an exchange; that of a single learner lasts until the next check for convergence, with a large state
+        until training has touched as much memory as an exchange. Where an aggregator needs the volatility,
+        rounds have two mini-batches at least.
     rate_adapter : 'auto', StalenessWindow or None, default='auto'
         Scales updates by their staleness; ``'auto'`` is ``StalenessWindow()``, None applies them in full.
     batch_sizer : 'auto', LatencyBatchSizer or None, default='auto'

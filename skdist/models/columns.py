@@ -17,8 +17,11 @@ import scipy.sparse as sp
 #: Where more than this share of the columns is stored, all are kept.
 MOST_SHARE = 0.5
 
-#: A mask or table finds columns faster than sorting or searching, where it is at most so many times as long.
+#: A mask finds the columns faster than sorting, where it is at most so many times as long as all the parts.
 LONGEST_MASK = 64
+
+#: A table finds their places faster than searching, where it is at most so many times as long as they are.
+LONGEST_TABLE = 24
 
 
 def stored_columns(rows: Any) -> np.ndarray | None:
@@ -75,10 +78,10 @@ def places(columns: np.ndarray, among: np.ndarray | None) -> np.ndarray:
     if among is None:
         return columns
     width = int(among[-1]) + 1 if len(among) else 0
-    if width > LONGEST_MASK * len(columns):
+    if width > LONGEST_TABLE * len(columns):
         return np.searchsorted(among, columns)
-    table = np.empty(width, dtype=np.intp)
-    table[among] = np.arange(len(among))
+    table = np.empty(width, dtype=np.int32 if len(among) < 2**31 else np.intp)
+    table[among] = np.arange(len(among), dtype=table.dtype)
     found: np.ndarray = table[columns]
     return found
 

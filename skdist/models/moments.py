@@ -43,7 +43,7 @@ class Moments:
     mean, deviation : ndarray of shape (width,)
         Mean, and sum of weighted squared deviations from it. Sparse: mean 0, sum of squares.
     low, high : ndarray of shape (width,)
-        Least and largest value, in the dtype of the rows.
+        Least and largest value.
     present : ndarray of shape (width,)
         Sum of the weights of the rows where the feature is stored (dense: everywhere).
     sparse : bool
@@ -188,6 +188,7 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
         X = X if columns is None else narrowed(X, columns)
     n_rows, width = X.shape
     sums = np.zeros((3, width))
+    # In the dtype of the rows, of which they are some: less to convert, and to send.
     low, high = np.full(width, np.inf, X.dtype), np.full(width, -np.inf, X.dtype)
     if sp.issparse(X):
         parts = as_input(X.data), as_input(X.indices), as_input(X.indptr)

@@ -111,9 +111,9 @@ def test_the_two_latest_backups_are_kept_whatever_comes_late(plugin):
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_rows_of_the_user_are_not_kept(plugin, order):
     X, y = np.asarray(np.ones((10, 3)), order=order), np.arange(10) % 2
-    first = plugin.partition(0, X, lambda: convert(X, y))
+    first = plugin.partition(("Partition", 0), X, lambda: convert(X, y))
     rows = weakref.ref(X)
-    again = plugin.partition(0, X, pytest.fail)
+    again = plugin.partition(("Partition", 0), X, pytest.fail)
     np.testing.assert_array_equal(first.X, again.X)
     np.testing.assert_array_equal(first.targets, again.targets)
     assert again.X.flags.c_contiguous
@@ -125,8 +125,8 @@ def test_sparse_rows_of_the_user_are_not_kept_unless_they_had_to_be_sorted(plugi
     for number, indices in enumerate([[0, 2, 1], [2, 0, 1]]):
         X, y = sp.csr_array(([1.0, 2.0, 3.0], indices, [0, 2, 3]), shape=(2, 3)), np.arange(2)
         whole, rows = X.toarray(), weakref.ref(X)
-        plugin.partition(number, X, lambda X=X, y=y: convert(X, y))
-        again = plugin.partition(number, X, pytest.fail)
+        plugin.partition(("Partition", number), X, lambda X=X, y=y: convert(X, y))
+        again = plugin.partition(("Partition", number), X, pytest.fail)
         np.testing.assert_array_equal(again.X.toarray(), whole)
         assert again.X.has_sorted_indices
         assert (again.X is X) is (number == 0)

@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
-from skdist.cluster.thin import LEAST_RATIO, Thin, thin, whole
+from skdist.cluster.thin import LEAST_RATIO, Thin, filled, thin
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -16,7 +16,7 @@ def test_what_is_sent_of_an_array_is_all_of_it(dtype, count):
         array[array != 0] = np.resize([1e-30, np.nan, -np.inf], count)
     sent = thin(array)
     assert isinstance(sent, Thin) is (count * LEAST_RATIO <= 100)
-    back = whole(pickle.loads(pickle.dumps(sent)))
+    back = filled(pickle.loads(pickle.dumps(sent)))
     np.testing.assert_array_equal(back, array)
     assert back.dtype == dtype
     assert back.flags.writeable

@@ -2,6 +2,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from sklearn.base import clone
 
 from skdist import DistributedSGDClassifier
 from skdist.cluster.source import collection_source
@@ -45,6 +46,9 @@ def test_rows_that_kernels_can_read_are_trained_on_where_they_are(client, kind):
     clf.fit(*rows)
     assert set(np.flatnonzero(clf.coef_.any(axis=0))) == set(COLUMNS)
     assert clf.score(X, y) > 0.8
+    weighted = clone(clf).set_params(early_stopping=True, tol=1e-3)
+    weighted.fit(*rows, sample_weight=client.persist(da.ones(900, chunks=300)))
+    assert weighted.best_validation_score_ > 0.8
     assert (rows[0].compute() != X).nnz == 0
 
 
