@@ -3,8 +3,8 @@
 Install with ``pip install "dask-skdist[examples]"`` and run ``python streaming.py``. All flights that left
 New York City in 2013 are written to files, one for each week. From these the workers make wide rows: a
 column for each carrier and each destination at each hour, and for each day. All rows together take more
-than half of the memory that the workers are given, so the fit streams: in each pass a worker reads a few
-files, encodes them, trains on them and lets them go.
+memory than the workers are given, so the fit streams: in each pass a worker reads a few files, encodes
+them, trains on them and lets them go.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 
 from skdist import DistributedSGDClassifier
 
-MEMORY = 1_100_000_000  # bytes of each worker
+MEMORY = 900_000_000  # bytes of each worker
 
 
 def write_weeks(folder: Path) -> tuple[list[tuple[Path, int]], int]:

@@ -25,6 +25,7 @@ PUBLIC = [
     *(f"skdist.exceptions.{name}" for name in EXCEPTIONS),
     *(f"skdist.records.{name}" for name in RECORDS),
     "skdist.report.FitReport",
+    "skdist.report.WorkerReport",
 ]
 
 #: What a method of a published method or rule has: the formulas come from somewhere.

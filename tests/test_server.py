@@ -453,6 +453,18 @@ def test_automatic_rounds_follow_the_link_down_to_a_sixteenth_of_the_standard(la
     assert learner.answer.round_size == size
 
 
+@pytest.mark.parametrize(("slower", "size"), [(1, 250), (2, 250), (16, 250), (50, 156)])
+def test_speed_alone_brings_automatic_rounds_below_a_sixteenth_of_the_standard(slower, size):
+    server = make_server(sizer=LatencyBatchSizer(threshold=0.01), n_rows=128_000, n_learners=2)
+    usual = FakeLearner(server, "usual", rows=64_000)
+    late = FakeLearner(server, "late", visit=2, rows=64_000, link=Link((0.05,) * 5))
+    for _ in range(30):
+        usual.push(rows=80, seconds_per_row=1e-3)
+        late.push(rows=8, seconds_per_row=slower * 1e-3)
+    assert usual.answer.round_size == 2_000
+    assert late.answer.round_size == pytest.approx(size, rel=0.02)
+
+
 @pytest.mark.parametrize("sizer", [None, LatencyBatchSizer(), LatencyBatchSizer(rule="throughput")])
 def test_automatic_rounds_of_a_single_learner_are_as_long_as_an_epoch_until_another_joins(sizer):
     server = make_server(sizer=sizer, n_rows=64_000)

@@ -326,8 +326,8 @@ class Roster:
                 size = sizer.balanced_size(standard, member.seconds_per_row, mean, member.round_size)
         shortest = max(standard // LONGEST_OVER_SHORTEST, self._shortest)
         if self._even and isinstance(self._round_size, str) and member.seconds_per_row > 0:
-            size = min(size, int(standard * self._usual_seconds_per_row() / member.seconds_per_row))
-            shortest = min(shortest, max(size, self._batch_size))
+            longest = int(standard * self._usual_seconds_per_row() / member.seconds_per_row)
+            size, shortest = min(size, longest), min(shortest, max(longest, self._batch_size))
         member.round_size = min(max(size, shortest), max(self._n_rows, self._batch_size))
         seconds = member.round_size * member.seconds_per_row + 2 * member.link.median
         self._set_pace(member, 1 / seconds if member.seconds_per_row > 0 else 0.0)
