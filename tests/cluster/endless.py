@@ -75,6 +75,11 @@ class EndlessFit:
         self.wait_for(all_seen)
         self.wait_for_epochs(2)  # an epoch ends with its visits
 
+    @property
+    def ended(self):
+        """Whether the fit has ended."""
+        return self._fit.done()
+
     def error(self, seconds=STOP_SECONDS):
         """Return the error with which the fit ends."""
         return self._fit.exception(seconds)
