@@ -47,6 +47,14 @@ def rows_server(n_rows, model, **kwargs):
     )
 
 
+def ends_of_steps(sizes, batch):
+    """Return where steps begin and end, counted along partitions of these sizes."""
+    firsts = itertools.accumulate([0, *sizes])
+    return sorted(
+        {a + min(row, m) for a, m in zip(firsts, sizes, strict=False) for row in range(0, m + batch, batch)}
+    )
+
+
 def partial_visit(sizes, batch, cuts):
     """Return a visit that begins and ends somewhere in each partition, on the boundary of a step."""
     segments = []
@@ -102,10 +110,7 @@ def test_mini_batches_do_not_depend_on_the_rounds(sizes, cuts, batch, round_size
 @given(sizes, batches, st.integers(1, 60), st.integers(0, 30))
 def test_planned_rows_end_at_a_step_and_keep_to_the_size(sizes, batch, wanted, steps):
     partitions, n = fake_partitions(sizes)
-    firsts = itertools.accumulate([0, *sizes])
-    ends = sorted(
-        {a + min(row, m) for a, m in zip(firsts, sizes, strict=False) for row in range(0, m + batch, batch)}
-    )
+    ends = ends_of_steps(sizes, batch)
     rows = Rows(
         whole_visit(sizes), partitions, RowModel(batch), RowModel(batch), ends[min(steps, len(ends) - 1)]
     )
@@ -121,10 +126,7 @@ def test_planned_rows_end_at_a_step_and_keep_to_the_size(sizes, batch, wanted, s
 @given(sizes, batches, st.integers(0, 30), st.integers(1, 90))
 def test_rows_up_to_a_step_are_as_few_as_reach_it(sizes, batch, steps, wanted):
     partitions, n = fake_partitions(sizes)
-    firsts = itertools.accumulate([0, *sizes])
-    ends = sorted(
-        {a + min(row, m) for a, m in zip(firsts, sizes, strict=False) for row in range(0, m + batch, batch)}
-    )
+    ends = ends_of_steps(sizes, batch)
     start = ends[min(steps, len(ends) - 2)]
     rows = Rows(whole_visit(sizes), partitions, RowModel(batch), RowModel(batch), start)
     assert start + rows.up_to(wanted) == next((end for end in ends if end >= start + wanted), n)
