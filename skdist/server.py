@@ -130,7 +130,6 @@ class ParameterServer:
         self._last_epoch = max_iter - 1
         self._converged = False
         self._newest_epoch = -1
-        self._exchange_rows = exchange_rows
         self._collect = collect
         self._now = time_source
         self._began = time_source()
@@ -506,7 +505,7 @@ class ParameterServer:
             last_epoch=self._last_epoch,
             until_check=monitor.until_check if monitor is not None else math.inf,
             check_interval=monitor.interval if monitor is not None else math.inf,
-            least=self._exchange_rows,
+            least=self._roster.exchange_rows,
             rate=1.0 if self._monitor is None else self._monitor.rate,
             level=self._guard.level,
             seconds_held=held,

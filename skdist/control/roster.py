@@ -164,7 +164,7 @@ class Roster:
         even: bool = True,
         exchange_rows: int = 0,
     ) -> None:
-        self._even, self._exchange_rows = even, exchange_rows
+        self._even, self.exchange_rows = even, exchange_rows
         self._adapter, self._sizer = adapter, sizer
         self._round_size, self._batch_size, self._shortest = round_size, batch_size, shortest
         self._n_rows, self._n_learners = n_rows, n_learners
@@ -364,7 +364,7 @@ class Roster:
             self._n_rows // learners,
             self._batch_size,
             doubled=doubled,
-            exchange_rows=self._exchange_rows,
+            exchange_rows=self.exchange_rows,
         )
 
     def _usual_seconds_per_row(self) -> float:
