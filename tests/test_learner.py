@@ -11,8 +11,9 @@ from skdist.compression import Feedback, TopK
 from skdist.control.schedules import INVERSE_TIME, AutoRate, Schedule
 from skdist.control.staleness import StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor
-from skdist.learner import Learner, Listen, Rows, run_visit
+from skdist.learner import Learner, Listen, run_visit
 from skdist.messages import Answer, Join, Link, Segment, Visit
+from skdist.rows import Rows
 from skdist.server import ParameterServer
 from tests.fakes import (
     CONSTANT_RATE,

@@ -9,7 +9,7 @@ from typing import Any
 
 from distributed import Client
 
-from skdist.learner import Rows
+from skdist.rows import Rows
 
 
 def delay_heartbeats(client: Client, worker: str, seconds: float) -> None:
