@@ -46,7 +46,7 @@ from skdist.control.schedules import (
     PASSIVE_AGGRESSIVE_1,
 )
 from skdist.models.compile import kernel
-from skdist.models.prefetch import LINE_BYTES, prefetch
+from skdist.models.prefetch import LINE_BYTES, LONG_BYTES, prefetch
 
 
 @kernel
@@ -77,6 +77,19 @@ def _be_passive(schedule, eta0, square, r, values):
             r[k] *= min(1.0, values[k] / (square * eta0)) if square > 0.0 else 0.0
         else:
             r[k] *= values[k] / (square * eta0 + 0.5)
+
+
+@kernel
+def _ask_for(X, targets, weights, order, first, count, stop):
+    """Let rows of a later step come while this one computes, with their targets and weights."""
+    row_bytes = X.shape[1] * X.itemsize
+    for p in range(first, min(first + count, stop)):
+        row = np.uintp(order[p])
+        prefetch(np.uintp(targets.ctypes.data) + row * np.uintp(targets.itemsize))
+        prefetch(np.uintp(weights.ctypes.data) + row * np.uintp(weights.itemsize))
+        # A long row the processor sees coming.
+        for offset in range(0, row_bytes if row_bytes <= LONG_BYTES else 0, LINE_BYTES):
+            prefetch(np.uintp(X.ctypes.data) + row * np.uintp(row_bytes) + np.uintp(offset))
 
 
 @kernel
@@ -119,8 +132,6 @@ def dense_steps(
     y = np.empty(batch_size, targets.dtype)
     w = np.empty(batch_size, theta.dtype)
     gradient = np.empty((n_problems, n_features), theta.dtype)
-    address, row_bytes = np.uintp(X.ctypes.data), np.uintp(n_features * X.itemsize)
-    lines = n_features * X.itemsize // LINE_BYTES + 1
     if sums is not None:
         root = np.sqrt(scale.astype(np.float64)) / batch_size
     total = 0.0
@@ -130,7 +141,8 @@ def dense_steps(
             row = order[first + i]
             y[i] = targets[row]
             w[i] = weights[row]
-        # Four rows at a time, here and below: one alone would wait for its own sums.
+        # Four rows at a time, here and below: one alone would wait for its own sums. And half of the rows of
+        # the next step are asked for here, half below: memory is to be busy all the time.
         i = 0
         while i + 4 <= size:
             x0 = X[order[first + i]]
@@ -149,6 +161,7 @@ def dense_steps(
                 z[i + 1, k] = z1 + u[n_features]
                 z[i + 2, k] = z2 + u[n_features]
                 z[i + 3, k] = z3 + u[n_features]
+            _ask_for(X, targets, weights, order, first + batch_size + i // 2, 2, stop)
             i += 4
         while i < size:
             x0 = X[order[first + i]]
@@ -179,11 +192,7 @@ def dense_steps(
                 g = gradient[k]
                 for j in range(n_features):
                     g[j] += r0 * x0[j] + r1 * x1[j] + r2 * x2[j] + r3 * x3[j]
-            # The rows of the next step come while this one computes.
-            for p in range(first + batch_size + i, min(first + batch_size + i + 4, stop)):
-                row_address = address + np.uintp(order[p]) * row_bytes
-                for line in range(lines):
-                    prefetch(row_address + np.uintp(line * LINE_BYTES))
+            _ask_for(X, targets, weights, order, first + batch_size + (size + i) // 2, 2, stop)
             i += 4
         while i < size:
             x0 = X[order[first + i]]

@@ -17,8 +17,9 @@ from typing import Any
 import numba
 import numpy as np
 from numba import types
+from numba.extending import overload
 
-from skdist.models.compile import callback, kernel
+from skdist.models.compile import OPTIONS, callback, kernel
 from skdist.models.losses import (
     EPSILON_INSENSITIVE,
     HINGE,
@@ -34,11 +35,35 @@ from skdist.models.losses import (
 
 EXP_MINUS_HALF = math.exp(-0.5)
 
+# In single precision: exp(-64) is as good as zero, and ONES is so large that its last bit counts ones.
+BOUND, LOG_2, PER_LOG_2, ONES = (np.float32(value) for value in (64, math.log(2), 1 / math.log(2), 3 << 22))
+ONES_BITS = ONES.view(np.int32)
 
-@kernel
-def _exp_minus(size):
-    """Return ``exp(-size)`` for a size of 0 or more, to 1e-12, in a way that lets loops be vectorised."""
-    # Beyond 64, exp(-64) = 2e-28 is as good as zero; a NaN stays one.
+
+def exp_minus(size):
+    """Return ``exp(-size)`` for a size of 0 or more, in the precision of the size, so that loops vectorise.
+
+    Beyond 64, exp(-64) = 2e-28 is as good as zero; a NaN stays one.
+    """
+    raise NotImplementedError  # outside of kernels
+
+
+def log_one_plus(part):
+    """Return ``log(1 + part)`` for a part from 0 to 1, in the precision of the part."""
+    raise NotImplementedError
+
+
+@overload(exp_minus, jit_options=OPTIONS)
+def _exp_minus_as(size):
+    return _exp_minus_single if size == types.float32 else _exp_minus_double
+
+
+@overload(log_one_plus, jit_options=OPTIONS)
+def _log_one_plus_as(part):
+    return _log_one_plus_single if part == types.float32 else _log_one_plus_double
+
+
+def _exp_minus_double(size):
     if size > 64.0:
         size = np.float64(64.0)
     # exp(-size) = exp(-size / 64)^64, by Taylor's series around 1/2.
@@ -65,28 +90,60 @@ def _exp_minus(size):
     return power
 
 
+def _exp_minus_single(size):
+    if size > BOUND:
+        size = BOUND
+    # exp(-size) = 2^-n exp(n log 2 - size). Added to a number whose last bit counts ones, size / log 2 is
+    # rounded, and n is in the last bits: a NaN, too, becomes some n, and goes on through the series.
+    n = np.int32(np.float32(size * PER_LOG_2 + ONES).view(np.int32) - ONES_BITS)
+    x = np.float32(n) * LOG_2 - size
+    power = np.float32(1 / 120) + x * np.float32(1 / 720)
+    power = np.float32(1 / 24) + x * power
+    power = np.float32(1 / 6) + x * power
+    power = np.float32(1 / 2) + x * power
+    power = np.float32(1) + x * power
+    power = np.float32(1) + x * power
+    return power * np.int32(np.int32(np.int32(127) - n) << np.int32(23)).view(np.float32)
+
+
+def _log_one_plus_double(part):
+    # log(1 + p) = 2 atanh(p / (2 + p)), and that argument is at most 1/3.
+    u = part / (2.0 + part)
+    square = u * u
+    series = 1.0 / 23.0 + square / 25.0
+    series = 1.0 / 21.0 + square * series
+    series = 1.0 / 19.0 + square * series
+    series = 1.0 / 17.0 + square * series
+    series = 1.0 / 15.0 + square * series
+    series = 1.0 / 13.0 + square * series
+    series = 1.0 / 11.0 + square * series
+    series = 1.0 / 9.0 + square * series
+    series = 1.0 / 7.0 + square * series
+    series = 1.0 / 5.0 + square * series
+    series = 1.0 / 3.0 + square * series
+    return 2.0 * u * (1.0 + square * series)
+
+
+def _log_one_plus_single(part):
+    u = part / (np.float32(2) + part)
+    square = u * u
+    series = np.float32(2 / 11) + square * np.float32(2 / 13)
+    series = np.float32(2 / 9) + square * series
+    series = np.float32(2 / 7) + square * series
+    series = np.float32(2 / 5) + square * series
+    series = np.float32(2 / 3) + square * series
+    return u * (np.float32(2) + square * series)
+
+
 @kernel
 def _fill_log_loss(margins, values):
     """Write ``log(1 + exp(-m))`` to ``values`` and put ``1 / (1 + exp(m))`` in the place of each margin."""
+    zero, one = margins.dtype.type(0), margins.dtype.type(1)
     for i in range(len(margins)):
-        margin = np.float64(margins[i])
-        power = _exp_minus(abs(margin))
-        # log(1 + p) = 2 atanh(p / (2 + p)), and that argument is at most 1/3.
-        u = power / (2.0 + power)
-        square = u * u
-        series = 1.0 / 23.0 + square / 25.0
-        series = 1.0 / 21.0 + square * series
-        series = 1.0 / 19.0 + square * series
-        series = 1.0 / 17.0 + square * series
-        series = 1.0 / 15.0 + square * series
-        series = 1.0 / 13.0 + square * series
-        series = 1.0 / 11.0 + square * series
-        series = 1.0 / 9.0 + square * series
-        series = 1.0 / 7.0 + square * series
-        series = 1.0 / 5.0 + square * series
-        series = 1.0 / 3.0 + square * series
-        values[i] = 2.0 * u * (1.0 + square * series) + (-margin if margin < 0.0 else 0.0)
-        margins[i] = (power if margin > 0.0 else 1.0) / (1.0 + power)
+        margin = margins[i]
+        power = exp_minus(abs(margin))
+        values[i] = log_one_plus(power) + (-margin if margin < zero else zero)
+        margins[i] = (power if margin > zero else one) / (one + power)
 
 
 @kernel
@@ -162,7 +219,7 @@ def _fill_multinomial(z, values, codes):
         own = np.float64(out[code]) - most
         part = values[i]
         for k in range(n_problems):
-            part[k] = _exp_minus(np.float64(most) - out[k])
+            part[k] = exp_minus(most - out[k])
         total = 0.0
         for k in range(n_problems):
             total += part[k]
@@ -177,32 +234,60 @@ def _fill_multinomial(z, values, codes):
 def _as_margins(z, targets, positive):
     """Turn raw predictions into margins."""
     n_rows, n_problems = z.shape
+    flat = z.ravel()
+    if n_problems == 1:
+        for i in range(n_rows):
+            flat[i] = flat[i] if targets[i] == positive else -flat[i]
+        return
+    for i in range(len(flat)):
+        flat[i] = -flat[i]
     for i in range(n_rows):
-        own = targets[i] - positive
-        for k in range(n_problems):
-            if k != own:
-                z[i, k] = -z[i, k]
+        own = np.intp(targets[i]) - positive
+        z[i, own] = -z[i, own]
 
 
 @kernel
 def _weigh(z, values, targets, weights, class_weights, positive, sign, joint):
     """Weigh gradients, those of a class's own problem by ``sign`` too; return the weighted sum of losses."""
     n_rows, n_problems = z.shape
-    total = 0.0
+    total, weight = 0.0, weights[0]
+    if n_problems == 1 and not class_weights.size:
+        flat, losses = z.ravel(), values.ravel()
+        for i in range(n_rows):
+            total += weights[i] * losses[i]
+            flat[i] *= sign * weights[i] if targets[i] == positive else weights[i]
+        return total
+    alike = not class_weights.size
     for i in range(n_rows):
-        own = targets[i] - positive
-        weight = weights[i]
-        own_weight = weight
+        alike = alike and weights[i] == weight
+    if alike:  # all in one go: most rows have no weights, and loops over few problems take long to begin
+        flat, losses = z.ravel(), values.ravel()
+        for i in range(len(flat)):
+            total += losses[i]
+            flat[i] *= weight
+        for i in range(n_rows):
+            own = np.intp(targets[i]) - positive
+            if 0 <= own < n_problems:
+                z[i, own] *= sign
+        return weight * total
+    for i in range(n_rows):
+        own = np.intp(targets[i]) - positive
+        weight = own_weight = np.float64(weights[i])
         if class_weights.size:
             own_weight = weight * class_weights[np.intp(targets[i])]
             if n_problems == 1 or joint:
                 weight = own_weight
-        row = 0.0
+        out, part = z[i], values[i]
+        factor, row = z.dtype.type(weight), 0.0
+        if 0 <= own < n_problems:  # its own problem apart: the loop over all has no condition
+            kept = sign * own_weight * out[own]
+            row = (own_weight / weight - 1.0) * part[own] if own_weight != weight else 0.0
         for k in range(n_problems):
-            factor = own_weight if k == own else weight
-            row += factor * values[i, k]
-            z[i, k] *= sign * factor if k == own else factor
-        total += row
+            row += part[k]
+            out[k] *= factor
+        if 0 <= own < n_problems:
+            out[own] = kept
+        total += weight * row
     return total
 
 

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from skdist.models.columns import narrowed, places, spread, stored_columns, union
 from skdist.models.compile import as_input, kernel
+from skdist.models.prefetch import LINE_BYTES, LONG_BYTES, prefetch
 
 #: Rows of a partition that its alignment is estimated from, and steps of the power iteration.
 ALIGNMENT_ROWS = 256
@@ -23,6 +24,9 @@ FARTHEST = 12
 
 #: Rounds of bounding scales and norm by one another; the norm only falls, and settles within a few.
 BOUND_ITERATIONS = 10
+
+#: Rows are asked for so many rows before they are worked on.
+ROWS_AHEAD = 32
 
 
 @dataclass(frozen=True)
@@ -314,9 +318,12 @@ def _dense_sums(X, pivot, weights, sums, low, high):
     n_rows, n_features = X.shape
     first = sums[0]
     second = sums[1]
+    address, row_bytes = np.uintp(X.ctypes.data), n_features * X.itemsize
     for i in range(0, n_rows - n_rows % 4, 4):
         x0, x1, x2, x3 = X[i], X[i + 1], X[i + 2], X[i + 3]
         w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
+        for offset in range(0, 4 * row_bytes if row_bytes <= LONG_BYTES else 0, LINE_BYTES):
+            prefetch(address + np.uintp((i + ROWS_AHEAD) * row_bytes) + np.uintp(offset))
         # One array written per loop, or the compiler gives up proving that they do not overlap.
         for j in range(n_features):
             least = x0[j] if x0[j] < x1[j] else x1[j]

@@ -265,8 +265,8 @@ def encode(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if labels.dtype.kind in "bui" and len(labels):
         low, high = int(labels.min()), int(labels.max())
         if high - low < 1024:
-            wide = labels if labels.dtype == np.uint64 else labels.astype(np.int64)
-            shifted = (wide - wide.dtype.type(low)).astype(np.int64)
+            wide = labels if labels.dtype == np.uint64 else labels.astype(np.int64, copy=False)
+            shifted = (wide - wide.dtype.type(low) if low else wide).astype(np.int64, copy=False)
             seen = np.bincount(shifted, minlength=high - low + 1) > 0
             places = (np.cumsum(seen) - 1).astype(np.int32)
             present = np.flatnonzero(seen).astype(wide.dtype) + wide.dtype.type(low)
@@ -279,6 +279,9 @@ def encode(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
                 "Unknown label type: continuous. y holds numbers with fractions; a classifier needs discrete "
                 "labels. Cut the numbers into classes first."
             )
+        if labels.size and np.abs(labels).max() < 1024:
+            present, codes = encode(labels.astype(np.int64))
+            return present.astype(labels.dtype), codes
     if labels.dtype.kind == "c":
         raise ValueError(f"y must hold labels, its dtype is {labels.dtype}.")
     refuse_missing(labels)

@@ -11,10 +11,15 @@ from numba.extending import intrinsic
 #: Bytes that come together.
 LINE_BYTES = 64
 
+#: Rows of more bytes come as fast without being asked for.
+LONG_BYTES = 2048
+
 
 @intrinsic
 def prefetch(typing_context: Any, address: Any) -> Any:
-    """Start to load the cache line at an address, for reading, and go on without it.
+    """Start to load the cache line at an address, for reading, into the second cache, and go on without it.
+
+    The first cache is full of the rows that are worked on.
 
     Any address will do: one that is not mapped is not loaded.
     """
@@ -24,8 +29,8 @@ def prefetch(typing_context: Any, address: Any) -> Any:
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
         function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
-        # For reading, to be kept in all caches, data.
-        builder.call(function, [pointer, number(0), number(3), number(1)])
+        # For reading, not to be kept in the first cache, data.
+        builder.call(function, [pointer, number(0), number(2), number(1)])
         return context.get_dummy_value()
 
     return types.void(types.uintp), generate

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import xlogy
 from sklearn.utils.class_weight import compute_class_weight
 
+from skdist.models.compile import as_input, kernel
 from skdist.models.partition import Partition
 
 
@@ -159,21 +160,26 @@ Targets = Classes | Numbers
 
 def measure_targets(partition: Partition) -> Targets:
     """Return what is to be known of the targets of the rows to train on."""
-    targets, weights = partition.targets, partition.weights.astype(np.float64, copy=False)
+    targets, weights = partition.targets, partition.weights
     if partition.training is not None:
         targets, weights = targets[partition.training], weights[partition.training]
     if partition.labels is None:
-        return measure_numbers(targets, weights)
+        return measure_numbers(targets, weights.astype(np.float64, copy=False))
     count = len(partition.labels)
-    heaviest = np.zeros(count)
-    np.maximum.at(heaviest, targets, weights)
-    return Classes(
-        partition.labels,
-        np.bincount(targets, minlength=count),
-        np.bincount(targets, weights, count),
-        np.bincount(targets, weights**2, count),
-        heaviest,
-    )
+    rows, sums = np.zeros(count, dtype=np.int64), np.zeros((3, count))
+    _add_up_classes(as_input(targets), as_input(weights), rows, *sums)
+    return Classes(partition.labels, rows, *sums)
+
+
+@kernel
+def _add_up_classes(targets, weights, rows, total, squares, heaviest):
+    for i in range(len(targets)):
+        k, weight = targets[i], np.float64(weights[i])
+        rows[k] += 1
+        total[k] += weight
+        squares[k] += weight * weight
+        # Written so that a NaN stays one.
+        heaviest[k] = heaviest[k] if weight <= heaviest[k] else weight
 
 
 def measure_numbers(targets: np.ndarray, weights: np.ndarray) -> Numbers:
