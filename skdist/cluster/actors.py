@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -59,8 +59,13 @@ class Actors:
         self._client, self._membership, self._token, self._n_shards = client, membership, token, n_shards
         self._futures: list[Any] = []  # the server's, then those of the shards
 
-    async def start(self) -> None:
+    async def start(self, busy: Callable[[], bool]) -> None:
         """Start them on some workers.
+
+        Parameters
+        ----------
+        busy : callable
+            Whether the workers are still busy with what they do before that: then it may take longer.
 
         Raises
         ------
@@ -72,7 +77,7 @@ class Actors:
             names = set((await self._membership.wait_for_workers()).threads)
             try:
                 where = sorted(names - bad or names)
-                return await self.start_on(where, where)
+                return await self.start_on(where, where, busy)
             except ServerLostError as error:
                 logger.info("%s", error)
                 bad |= await self.starting_on()
@@ -84,7 +89,9 @@ class Actors:
         wanted = {future.key for future in self._futures}
         return {name for name, keys in processing.items() if wanted & set(keys)}
 
-    async def start_on(self, where: Sequence[str], others: Sequence[str]) -> None:
+    async def start_on(
+        self, where: Sequence[str], others: Sequence[str], busy: Callable[[], bool] = bool
+    ) -> None:
         """Start the next server on one of some workers, and its shards on others, within a limit.
 
         Dask takes those with the fewest actors, as workers are named: servers of fits at the same time are
@@ -104,7 +111,7 @@ class Actors:
             actor = ServerActor if name == key else ShardActor
             self._futures.append(self._client.submit(actor, actor=True, key=name, pure=False, workers=place))
         made = asyncio.ensure_future(settle(self._futures))
-        until = time.monotonic() + START_SECONDS
+        began = time.monotonic()
         try:
             while not (await asyncio.wait([made], timeout=WATCH_SECONDS))[0]:
                 # Dask would wait for them for ever.
@@ -114,7 +121,9 @@ class Actors:
                 for place in places:
                     if not set(place) & set(present.threads):
                         raise ServerLostError(f"{', '.join(place)} left before the parameter server started.")
-                if time.monotonic() > until:
+                if busy():
+                    began = time.monotonic()
+                if time.monotonic() - began > START_SECONDS:
                     raise ServerLostError(f"The parameter server did not start within {START_SECONDS:g} s.")
         finally:
             made.cancel()

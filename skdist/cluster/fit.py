@@ -186,12 +186,16 @@ class ClusterFit:
     async def _run(self) -> FitResult:
         members = self._membership
         present = await members.wait_for_workers()
+        measuring = asyncio.ensure_future(members.while_there_are_workers(self._partitions.measure, present))
         self._starting = [
-            asyncio.ensure_future(self._serving.actors.start()),
+            asyncio.ensure_future(self._start_server(measuring)),
             asyncio.ensure_future(self._register_plugin()),
             asyncio.ensure_future(self._register_guard()),
         ]
-        summaries = await members.while_there_are_workers(self._partitions.measure, present)
+        try:
+            summaries = await measuring
+        finally:
+            measuring.cancel()
         validation = []
         if self._validated is not self._partitions:
             validation = await members.while_there_are_workers(self._validated.measure)
@@ -251,6 +255,11 @@ class ClusterFit:
             workers=len(at_work), learners=n_learners, line=self._feed.line,
         )  # fmt: skip
         return self._result
+
+    async def _start_server(self, measuring: asyncio.Future[Any]) -> None:
+        """Start the server, once the tasks that measure are sent: a client sends at most every 10 ms."""
+        await self._partitions.sent.wait()
+        await self._serving.actors.start(lambda: not measuring.done())
 
     def _may_be_fewer(self) -> bool:
         """Whether not all workers need train.
@@ -334,16 +343,20 @@ class ClusterFit:
         if self._visits is not None:
             steps.append(self._visits.release)
         steps += [self._partitions.release, self._validated.release, self._serving.actors.release]
-        if self._registered:
-            steps.append(lambda: guard.unregister(self.client, self.name))
-            steps.append(lambda: self.client.unregister_worker_plugin(self.name))
-        steps.append(lambda: told)  # under way while the others are done
         for step in steps:
-            try:
-                waiting = step()
-                if waiting is not None:
-                    await asyncio.wait_for(waiting, STEP_SECONDS)
-            except Exception:
-                # A cluster or a client that is gone has forgotten us; a worker that is frozen hears of it
-                # when it thaws.
-                logger.debug("A step of the clean-up failed.", exc_info=True)
+            await self._done(step)
+        at_once: list[Callable[[], Awaitable[Any] | None]] = [lambda: told]
+        if self._registered:
+            at_once.append(lambda: guard.unregister(self.client, self.name))
+            at_once.append(lambda: self.client.unregister_worker_plugin(self.name))
+        await asyncio.gather(*(self._done(step) for step in at_once))
+
+    async def _done(self, step: Callable[[], Awaitable[Any] | None]) -> None:
+        try:
+            waiting = step()
+            if waiting is not None:
+                await asyncio.wait_for(waiting, STEP_SECONDS)
+        except Exception:
+            # A cluster or a client that is gone has forgotten us; a worker that is frozen hears of it
+            # when it thaws.
+            logger.debug("A step of the clean-up failed.", exc_info=True)

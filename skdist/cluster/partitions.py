@@ -56,6 +56,8 @@ class Partitions:
     ----------
     kind : Kind
         What the partitions are.
+    sent : Event
+        Set when the tasks that measure are sent, where these are short; else from the begin on.
     """
 
     def __init__(
@@ -72,6 +74,9 @@ class Partitions:
         self._blocks = Blocks(membership.client, source, token)
         self.kind = tasks.Kind(name, intake, hold_out)
         self._samples = samples and source.lengths is not None
+        self.sent = asyncio.Event()
+        if not source.held:
+            self.sent.set()
         self._passing: list[Any] = []  # until all is measured
         self._loading: list[tuple[int, Any]] = []  # for visits: numbers and futures
         self._loaders: dict[str, asyncio.Semaphore] = {}  # by worker: threads that may load
@@ -104,7 +109,10 @@ class Partitions:
         self._passing += await self._blocks.make(self.kind, present)
         if self.streamed and await self._nbytes(anywhere(present)) <= HELD_SHARE * present.memory:
             self._blocks.hold(present)
-        measured = await self._blocks.submit("measure", tasks.measure, self.kind, self._sample(), present)
+        try:
+            measured = await self._blocks.submit("measure", tasks.measure, self.kind, self._sample(), present)
+        finally:
+            self.sent.set()
         self._passing += measured
         found: dict[int, Summary] = {}
         for part in await fetch(self._client, measured):

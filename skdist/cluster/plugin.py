@@ -74,10 +74,10 @@ class LearnerPlugin(WorkerPlugin):
         self._made = 0
         self._total = worker.digests_total["latency"]
         worker.metrics[self.name] = self.sample
-        for _ in range(FIRST_HEARTBEATS):
+        for beat in range(FIRST_HEARTBEATS):
+            if beat:  # apart, so that one hiccup of a busy machine does not make all of them late
+                await asyncio.sleep(FIRST_HEARTBEATS_SECONDS)
             await worker.heartbeat()
-            # Apart, so that one hiccup of a busy machine does not make all of them late.
-            await asyncio.sleep(FIRST_HEARTBEATS_SECONDS)
 
     def teardown(self, worker: Any) -> None:
         """Stop to sample, and let go whoever waits."""

@@ -172,7 +172,10 @@ def measure_targets(partition: Partition) -> Targets:
 
 
 @kernel
-def _add_up_classes(targets, weights, rows, total, squares, heaviest):
+def _add_up_classes(
+    targets: np.ndarray, weights: np.ndarray, rows: np.ndarray, total: np.ndarray, squares: np.ndarray,
+    heaviest: np.ndarray,
+) -> None:  # fmt: skip
     for i in range(len(targets)):
         k, weight = targets[i], np.float64(weights[i])
         rows[k] += 1
