@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,7 +23,7 @@ from skdist.control.stopping import ScoreMonitor
 from skdist.estimators import prediction
 from skdist.estimators.callbacks import CallbackSupport, EpochCallbacks
 from skdist.estimators.fit_settings import fit_settings, seed_of
-from skdist.estimators.inputs import named
+from skdist.estimators.inputs import about_validation_rows, named
 from skdist.estimators.labels import check_labels
 from skdist.estimators.local import Rows, train_in_process, train_simulated, validation_rows
 from skdist.estimators.plan import Past, Plan
@@ -144,13 +143,13 @@ class DistributedBase(CallbackSupport, SettingsMixin):
             if active_cluster() is not None:
                 raise ValueError("A simulated cluster trains on rows in memory, not on Dask collections.")
             source = self._source((X, y, sample_weight), reset)
-            with _about_validation_rows():
+            with about_validation_rows():
                 given = None if validation is None else self._source(validation, reset=False)
             with choose_client(self.client, lazy) as client:
                 result = _train_on_cluster(client, source, plan, settings, observers, given, checkpoint)
         else:
             X, y, sample_weight = self._validated(X, y, sample_weight, reset)
-            with _about_validation_rows():
+            with about_validation_rows():
                 validation = None if validation is None else self._validated(*validation, reset=False)
             simulated = active_cluster()
             with nullcontext() if simulated else choose_client(self.client, X, bytes_of(X)) as client:
@@ -218,6 +217,7 @@ class DistributedBase(CallbackSupport, SettingsMixin):
             X, y = validate_data(
                 self, X, y, accept_sparse="csr", dtype=self._row_dtypes, order="C", reset=reset,
                 y_numeric=not labels, allow_nd=self._rows_of_any_shape,
+                ensure_all_finite=False,  # that shows when X is measured, without reading it once more
             )  # fmt: skip
             if labels:
                 check_labels(y)
@@ -277,15 +277,6 @@ class DistributedBase(CallbackSupport, SettingsMixin):
         fixed_shares = self.mode == "sync" and self.round_size != "auto" and self.batch_sizer is None
         tags.non_deterministic = not (alone or fixed_shares)
         return tags
-
-
-@contextmanager
-def _about_validation_rows() -> Iterator[None]:
-    """Say of errors that it is not X and y that they are about."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"X_val, y_val or sample_weight_val: {error}") from error
 
 
 def _train_on_cluster(client: Any, source: Source, *args: Any) -> FitResult:

@@ -41,6 +41,15 @@ def named(*, labels: bool = False, **inputs: Any) -> Iterator[None]:
         raise error from None
 
 
+@contextmanager
+def about_validation_rows() -> Iterator[None]:
+    """Say of errors that it is not X and y that they are about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"X_val, y_val or sample_weight_val: {error}") from error
+
+
 def _flaw(name: str, values: Any, may_be_text: bool) -> str:
     """Return what is wrong with the kind or the shape of an input, '' if that is not it."""
     if values is None:

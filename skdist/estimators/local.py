@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from skdist.checkpoint import Checkpoint
+from skdist.estimators.inputs import about_validation_rows
 from skdist.estimators.plan import Plan
 from skdist.fitting import FitResult, FitSettings
 from skdist.inline import train_inline
@@ -96,7 +97,9 @@ def _prepare(
     edges = np.linspace(0, n_rows, min(count, n_rows) + 1).astype(int)
     parts = [whole.part(a, b) for a, b in itertools.pairwise(edges)] if count > 1 else [whole]
     measure = plan.intake.summarize
-    summaries, validations = [measure(part) for part in parts], [measure(part) for part in given]
+    summaries = [measure(part) for part in parts]
+    with about_validation_rows():
+        validations = [measure(part) for part in given]
     model, state, clock = plan.build(summaries, validations, n_learners)
     observers.here(model, given or [whole.globally(plan.classes)], plan.classes)
     return model, [model.accept(part, plan.classes) for part in parts], state, clock

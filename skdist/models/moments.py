@@ -241,8 +241,10 @@ def refuse_infinite(X: Any, weights: np.ndarray, columns: np.ndarray | None = No
     if bad.any():
         where = np.flatnonzero(bad.any(axis=0)) if bad.ndim == 2 else np.unique(X.indices[bad])
         where = where if columns is None else columns[where]
+        nan = np.isnan(values[bad])
+        kinds = " and ".join(["NaN"] * bool(nan.any()) + ["infinity"] * (not nan.all()))
         raise ValueError(
-            f"X contains NaN or infinity ({int(bad.sum())} values; columns "
+            f"X contains {kinds} ({int(bad.sum())} values; columns "
             f"{', '.join(map(str, where[:5]))}{' ...' if len(where) > 5 else ''}). "
             "Fill them or drop their rows first: a DataFrame with X.fillna(X.mean()), an array in memory "
             "with sklearn.impute.SimpleImputer."

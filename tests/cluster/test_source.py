@@ -206,13 +206,13 @@ class TestBadInput:
         labels = dd.from_pandas(pd.Series(y[:11_000]), npartitions=3)
         self.refused(r"Partition \d: X and y have different lengths: \d+ rows of X, \d+ of y", frame, labels)
 
-    @pytest.mark.parametrize("value", [np.nan, np.inf])
-    def test_numbers_that_are_none(self, binary, value):
+    @pytest.mark.parametrize(("value", "kind"), [(np.nan, "NaN"), (np.inf, "infinity")])
+    def test_numbers_that_are_none(self, binary, value, kind):
         X, y = binary
         X = X.copy()
         X[7_000, 3] = value
         dX, dy = da.from_array(X, chunks=(3_000, -1)), da.from_array(y, chunks=3_000)
-        self.refused(r"Partition 2: X contains NaN or infinity \(1 values; columns 3\)", dX, dy)
+        self.refused(rf"Partition 2: X contains {kind} \(1 values; columns 3\)", dX, dy)
 
     def test_labels_that_are_missing(self, binary):
         X, y = binary

@@ -113,13 +113,13 @@ def test_a_class_that_nobody_announced_is_an_error(here):
         clf.partial_fit(*Files(spoil).collections(), classes=[0, 1])
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_bad_values_show_when_they_are_loaded(here, bad):
+@pytest.mark.parametrize(("bad", "kind"), [(np.nan, "NaN"), (np.inf, "infinity")])
+def test_bad_values_show_when_they_are_loaded(here, bad, kind):
     def spoil(number, X, y):
         if number == 7:
             X[3, 2] = bad
 
-    with pytest.raises(ValueError, match=r"Partition 7: X contains NaN or infinity \(1 values; columns 2\)"):
+    with pytest.raises(ValueError, match=rf"Partition 7: X contains {kind} \(1 values; columns 2\)"):
         DistributedSGDClassifier(client=here).fit(*Files(spoil).collections())
 
 
