@@ -1,8 +1,12 @@
 import itertools
+import time
 
+from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skdist import DistributedSGDClassifier
+from skdist.cluster import actors, tasks
 from skdist.cluster.actors import _apart
 
 
@@ -22,3 +26,29 @@ def test_actors_get_workers_of_their_own_where_there_are_enough(n_workers, n_sha
 
 def test_without_shards_the_server_may_be_anywhere():
     assert _apart(["a", "b"], ["a", "b"], 0) == [["a", "b"]]
+
+
+def test_the_server_starts_behind_the_tasks_that_measure_rows_which_are_held(persisted, monkeypatch):
+    submit, sent = Client.submit, []
+
+    def noted(self, *args, key, **kwargs):
+        sent.append(str(key))
+        return submit(self, *args, key=key, **kwargs)
+
+    monkeypatch.setattr(Client, "submit", noted)
+    DistributedSGDClassifier(max_iter=1, tol=None).fit(*persisted)
+    kinds = [next(kind for kind in ("measure", "server", "visit") if kind in key) for key in sent]
+    assert [kind for kind, _ in itertools.groupby(kinds)] == ["measure", "server", "visit"]
+
+
+def test_the_server_is_not_given_up_while_rows_are_measured(persisted, monkeypatch):
+    measure = tasks.measure
+
+    def slow(*args):
+        time.sleep(2)  # reason=keeps the threads of the workers for longer than all starts that are tried
+        return measure(*args)
+
+    monkeypatch.setattr(tasks, "measure", slow)
+    monkeypatch.setattr(actors, "START_SECONDS", 0.2)
+    started = DistributedSGDClassifier(max_iter=1, tol=None).fit(*persisted)
+    assert started.n_iter_ == 1

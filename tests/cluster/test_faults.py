@@ -280,8 +280,14 @@ def pause(client, addresses, fraction=1e-6):
 
     client.run(limit, workers=addresses)
     paused = "paused" if fraction < 0.5 else "running"
-    workers = lambda: client.scheduler_info(n_workers=-1)["workers"]  # noqa: E731
-    wait_for(lambda: all(workers()[address]["status"] == paused for address in addresses), 30)
+
+    def are_paused():
+        workers = client.scheduler_info(n_workers=-1)[
+            "workers"
+        ]  # seconds old: a new one may not be among them
+        return all(workers.get(address, {}).get("status") == paused for address in addresses)
+
+    wait_for(are_paused, 30)
 
 
 @pytest.mark.parametrize("with_server", [False, True])
