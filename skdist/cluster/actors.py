@@ -90,7 +90,7 @@ class Actors:
         return {name for name, keys in processing.items() if wanted & set(keys)}
 
     async def start_on(
-        self, where: Sequence[str], others: Sequence[str], busy: Callable[[], bool] = bool
+        self, where: Sequence[str], others: Sequence[str], busy: Callable[[], bool] = lambda: False
     ) -> None:
         """Start the next server on one of some workers, and its shards on others, within a limit.
 

@@ -187,15 +187,13 @@ class ClusterFit:
         members = self._membership
         present = await members.wait_for_workers()
         measuring = asyncio.ensure_future(members.while_there_are_workers(self._partitions.measure, present))
+        measuring.add_done_callback(lambda _: self._partitions.sent.set())  # also where none could be sent
         self._starting = [
             asyncio.ensure_future(self._start_server(measuring)),
             asyncio.ensure_future(self._register_plugin()),
             asyncio.ensure_future(self._register_guard()),
         ]
-        try:
-            summaries = await measuring
-        finally:
-            measuring.cancel()
+        summaries = await measuring
         validation = []
         if self._validated is not self._partitions:
             validation = await members.while_there_are_workers(self._validated.measure)

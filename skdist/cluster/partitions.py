@@ -109,10 +109,8 @@ class Partitions:
         self._passing += await self._blocks.make(self.kind, present)
         if self.streamed and await self._nbytes(anywhere(present)) <= HELD_SHARE * present.memory:
             self._blocks.hold(present)
-        try:
-            measured = await self._blocks.submit("measure", tasks.measure, self.kind, self._sample(), present)
-        finally:
-            self.sent.set()
+        measured = await self._blocks.submit("measure", tasks.measure, self.kind, self._sample(), present)
+        self.sent.set()
         self._passing += measured
         found: dict[int, Summary] = {}
         for part in await fetch(self._client, measured):

@@ -46,7 +46,7 @@ from skdist.control.schedules import (
     PASSIVE_AGGRESSIVE_1,
 )
 from skdist.models.compile import kernel
-from skdist.models.prefetch import LINE_BYTES, LONG_BYTES, prefetch
+from skdist.models.prefetch import prefetch, prefetch_rows
 
 
 @kernel
@@ -87,9 +87,7 @@ def _ask_for(X, targets, weights, order, first, count, stop):
         row = np.uintp(order[p])
         prefetch(np.uintp(targets.ctypes.data) + row * np.uintp(targets.itemsize))
         prefetch(np.uintp(weights.ctypes.data) + row * np.uintp(weights.itemsize))
-        # A long row the processor sees coming.
-        for offset in range(0, row_bytes if row_bytes <= LONG_BYTES else 0, LINE_BYTES):
-            prefetch(np.uintp(X.ctypes.data) + row * np.uintp(row_bytes) + np.uintp(offset))
+        prefetch_rows(np.uintp(X.ctypes.data) + row * np.uintp(row_bytes), 1, row_bytes)
 
 
 @kernel

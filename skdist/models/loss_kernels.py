@@ -243,13 +243,16 @@ def _as_margins(z, targets, positive):
         flat[i] = -flat[i]
     for i in range(n_rows):
         own = np.intp(targets[i]) - positive
-        z[i, own] = -z[i, own]
+        if 0 <= own < n_problems:
+            z[i, own] = -z[i, own]
 
 
 @kernel
 def _weigh(z, values, targets, weights, class_weights, positive, sign, joint):
     """Weigh gradients, those of a class's own problem by ``sign`` too; return the weighted sum of losses."""
     n_rows, n_problems = z.shape
+    if n_rows == 0:
+        return 0.0
     total, weight = 0.0, weights[0]
     if n_problems == 1 and not class_weights.size:
         flat, losses = z.ravel(), values.ravel()

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from skdist.models.columns import narrowed, places, spread, stored_columns, union
 from skdist.models.compile import as_input, kernel
-from skdist.models.prefetch import LINE_BYTES, LONG_BYTES, prefetch
+from skdist.models.prefetch import prefetch_rows
 
 #: Rows of a partition that its alignment is estimated from, and steps of the power iteration.
 ALIGNMENT_ROWS = 256
@@ -324,8 +324,7 @@ def _dense_sums(X, pivot, weights, sums, low, high):
     for i in range(0, n_rows - n_rows % 4, 4):
         x0, x1, x2, x3 = X[i], X[i + 1], X[i + 2], X[i + 3]
         w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
-        for offset in range(0, 4 * row_bytes if row_bytes <= LONG_BYTES else 0, LINE_BYTES):
-            prefetch(address + np.uintp((i + ROWS_AHEAD) * row_bytes) + np.uintp(offset))
+        prefetch_rows(address + np.uintp((i + ROWS_AHEAD) * row_bytes), 4, row_bytes)
         # One array written per loop, or the compiler gives up proving that they do not overlap.
         for j in range(n_features):
             least = x0[j] if x0[j] < x1[j] else x1[j]

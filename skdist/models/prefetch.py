@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from skdist.models.compile import kernel
 
 #: Bytes that come together.
 LINE_BYTES = 64
@@ -34,3 +37,11 @@ def prefetch(typing_context: Any, address: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.uintp), generate
+
+
+@kernel
+def prefetch_rows(address: Any, n_rows: int, row_bytes: int) -> None:
+    """Start to load some rows that follow one another in memory, where that is of use."""
+    if row_bytes <= LONG_BYTES:
+        for offset in range(0, n_rows * row_bytes, LINE_BYTES):
+            prefetch(address + np.uintp(offset))

@@ -282,9 +282,8 @@ def pause(client, addresses, fraction=1e-6):
     paused = "paused" if fraction < 0.5 else "running"
 
     def are_paused():
-        workers = client.scheduler_info(n_workers=-1)[
-            "workers"
-        ]  # seconds old: a new one may not be among them
+        # What the client knows may be seconds old: a worker that is new may not be among them.
+        workers = client.scheduler_info(n_workers=-1)["workers"]
         return all(workers.get(address, {}).get("status") == paused for address in addresses)
 
     wait_for(are_paused, 30)

@@ -9,6 +9,8 @@ from scipy.special import logsumexp, softmax
 
 from skdist.control.schedules import CONSTANT, Schedule
 from skdist.exceptions import DivergedError
+from skdist.models.compile import as_input
+from skdist.models.loss_kernels import fill_gradients, gradient_filler
 from skdist.models.losses import LOSSES
 from tests.fakes import linear_model
 
@@ -192,3 +194,65 @@ def test_the_slope_of_a_loss_with_a_kink_does_not_grow_with_the_targets():
         assert LOSSES["squared_error"].curvature_for(spread, 0.1) == 1.0
     assert LOSSES["huber"].curvature_for(10.0, 0.1) == pytest.approx(0.01)
     assert LOSSES["huber"].curvature_for(0.05, 0.1) == 1.0
+
+
+def filled(loss, dtype, z, codes, weights, class_weights=(), positive=0):
+    """Return the sum of the losses of a mini-batch, and the gradients that take the place of ``z``."""
+    z, codes, weights = np.array(z, dtype), np.array(codes, np.int32), np.array(weights, dtype)
+    factors = as_input(np.array(class_weights, float))
+    fill = gradient_filler(LOSSES[loss].code, z.dtype, codes.dtype)
+    total = fill_gradients(
+        fill, LOSSES[loss].code, EPSILON, z, np.empty(z.shape), codes, weights, factors, positive
+    )
+    return total, z
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_log_losses_in_single_precision_are_right_to_its_last_bits(code):
+    z = np.linspace(-60, 60, 4_001, dtype=np.float32)[:, None]
+    for row in z[::10]:
+        margin = float(row[0]) * (2 * code - 1)
+        value, slope = filled("log_loss", np.float32, [row], [code], [1], positive=1)
+        assert value == pytest.approx(np.logaddexp(0, -margin), rel=4e-6)
+        assert abs(slope[0, 0]) == pytest.approx(math.exp(-np.logaddexp(0, margin)), rel=4e-6)
+    near = z[abs(z[:, 0]) < 20]
+    value, _ = filled("log_loss", np.float32, near, [code] * len(near), [1] * len(near), positive=1)
+    assert value == pytest.approx(np.logaddexp(0, near.astype(float) * (1 - 2 * code)).sum(), rel=1e-7)
+
+
+@pytest.mark.parametrize("loss", ["log_loss", "multinomial"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_single_precision_does_not_pass_over_what_is_no_number(loss, bad):
+    total, _ = filled(loss, np.float32, [[0, bad, 0]] * 9, [0] * 9, [1] * 9)
+    assert not math.isfinite(total)
+
+
+@names
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_problems", [1, 3, 9])
+@pytest.mark.parametrize("class_weights", [(), tuple(np.arange(1, 11) / 4)], ids=["none", "some"])
+def test_a_mini_batch_is_the_sum_of_its_rows(name, dtype, n_problems, class_weights):
+    rng = np.random.default_rng(0)
+    positive = 1 if n_problems == 1 else 0
+    codes = rng.integers(0, max(n_problems, 2), 64)
+    z = rng.standard_normal((64, n_problems)).astype(dtype)
+    for weights in (np.full(64, 0.75), rng.integers(0, 4, 64) / 4):
+        total, gradients = filled(name, dtype, z, codes, weights, class_weights, positive)
+        alone = [
+            filled(name, dtype, [row], [code], [weight], class_weights, positive)
+            for row, code, weight in zip(z, codes, weights, strict=True)
+        ]
+        assert total == pytest.approx(sum(value for value, _ in alone), rel=1e-6)
+        np.testing.assert_allclose(
+            gradients, np.concatenate([slopes for _, slopes in alone]), rtol=1e-5, atol=1e-7
+        )
+        # Row by row, whatever the weights: those of a row multiply what it has without.
+        plain = [
+            filled(name, dtype, [row], [code], [1], class_weights, positive)[0]
+            for row, code in zip(z, codes, strict=True)
+        ]
+        assert total == pytest.approx(float(weights @ plain), rel=1e-6)
+
+
+def test_no_rows_have_no_loss():
+    assert filled("log_loss", np.float64, np.empty((0, 3)), [], [])[0] == 0.0
