@@ -19,7 +19,8 @@ def main(arguments: list[str]) -> int:
     clusters = sorted(Path("tests/cluster").glob("test_*.py"))
     alone = ["tests/chaos", "tests/torch/test_cluster.py", "tests/torch/test_faults.py"]
     alone += [str(path) for path in clusters if path.stem not in CALM]
-    others = ["-n", "3", *(f"--ignore={path}" for path in alone)]
+    # More processes than a laptop's processors: the tests of clusters wait most of the time.
+    others = ["-n", "4", *(f"--ignore={path}" for path in alone)]
     runs = [arguments] if arguments else [alone, others]
     return max([subprocess.run([sys.executable, "-m", "pytest", *run]).returncode for run in runs])
 

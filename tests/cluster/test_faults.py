@@ -154,7 +154,7 @@ def test_another_worker_takes_over_where_only_one_pays(trio, binary, monkeypatch
     assert_clean(client)
 
 
-@pytest.mark.parametrize("mode", ["ssp", "sync"])
+@pytest.mark.parametrize("mode", [pytest.param("ssp", marks=pytest.mark.long), "sync"])
 def test_a_lost_server_is_replaced_where_learners_wait_for_each_other(trio, mode):
     client, dX, dy = trio
     outcome, _ = train_and_kill(client, dX, dy, holds_server=True, mode=mode)
@@ -289,7 +289,7 @@ def pause(client, addresses, fraction=1e-6):
     wait_for(are_paused, 30)
 
 
-@pytest.mark.parametrize("with_server", [False, True])
+@pytest.mark.parametrize("with_server", [pytest.param(False, marks=pytest.mark.long), True])
 def test_others_go_on_without_a_worker_that_is_paused_and_with_it_afterwards(trio, binary, with_server):
     client, dX, dy = trio
     fit = Fit(client, (dX, dy))
@@ -349,7 +349,7 @@ def test_rows_that_a_frozen_worker_was_to_load_are_loaded_by_others(trio, binary
     assert fit.end().score(X, y) > 0.85
 
 
-@pytest.mark.parametrize("kind", ["lazy", "memory"])
+@pytest.mark.parametrize("kind", ["lazy", pytest.param("memory", marks=pytest.mark.long)])
 def test_a_fit_begins_without_a_worker_that_is_frozen(trio, binary, monkeypatch, kind):
     monkeypatch.setattr(membership, "SILENT_SECONDS", 2.0)
     client, _, _ = trio
@@ -379,7 +379,7 @@ def test_a_worker_that_joins_gets_work_within_seconds(trio, binary):
     assert new in set(fit.end().history_.to_frame("visits").worker)
 
 
-@pytest.mark.parametrize("with_server", [False, True])
+@pytest.mark.parametrize("with_server", [pytest.param(False, marks=pytest.mark.long), True])
 def test_rows_in_memory_that_were_lost_with_a_worker_are_sent_again(trio, binary, with_server):
     client, _, _ = trio
     fit = Fit(client, binary)
@@ -389,7 +389,7 @@ def test_rows_in_memory_that_were_lost_with_a_worker_are_sent_again(trio, binary
     assert fit.end().score(*binary) > 0.85
 
 
-@pytest.mark.parametrize("kind", ["lazy", "memory"])
+@pytest.mark.parametrize("kind", [pytest.param("lazy", marks=pytest.mark.long), "memory"])
 def test_a_fit_goes_on_when_all_workers_are_restarted(trio, binary, kind):
     client, _, _ = trio
     X, y = binary

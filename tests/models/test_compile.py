@@ -1,8 +1,13 @@
+import importlib.util
+from collections import Counter
+
 import numba
 import numpy as np
 import pytest
+from numba import types
 
-from skdist.models.compile import FASTMATH, as_input, kernel
+from skdist.models import compile
+from skdist.models.compile import FASTMATH, as_input, callback, kernel
 
 
 def add(a, b):
@@ -15,33 +20,78 @@ def test_a_kernel_computes_and_releases_the_lock():
     assert compiled.targetoptions["nogil"]
 
 
-def test_without_a_place_for_the_cache_it_compiles_all_the_same(monkeypatch):
-    plain, asked = numba.njit, []
+@pytest.fixture
+def no_place(monkeypatch):
+    def cache(function):
+        raise RuntimeError("cannot cache function 'add': no locator available for file 'compile.py'")
 
-    def njit(**options):
-        asked.append(options["cache"])
-        if options["cache"]:
-            raise RuntimeError("cannot cache function 'add': no locator available for file 'compile.py'")
-        return plain(**options)
+    monkeypatch.setattr(compile, "SharedCache", cache)
 
-    monkeypatch.setattr(numba, "njit", njit)
+
+@pytest.mark.usefixtures("no_place")
+def test_without_a_place_for_the_cache_it_compiles_all_the_same():
     compiled = kernel(add)
-    assert asked == [True, False]
     assert compiled(2, 3) == 5
     assert compiled.targetoptions["nogil"]
+    assert callback(types.int64(types.int64, types.int64), add).ctypes(2, 3) == 5
 
 
 def test_nan_is_not_optimised_away():
     assert not {"nnan", "ninf", "fast"} & FASTMATH
 
 
-def test_other_errors_are_not_swallowed(monkeypatch):
-    def njit(**options):
-        raise ValueError("bad option")
+@pytest.fixture
+def apart(tmp_path, monkeypatch):
+    """Make kernels of a function, as processes of their own would that share a folder."""
+    path = tmp_path / "apart.py"
+    path.write_text("def double(a):\n    return a + a\n")
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    spec = importlib.util.spec_from_file_location("apart", path)
 
-    monkeypatch.setattr(numba, "njit", njit)
-    with pytest.raises(ValueError, match="bad option"):
-        kernel(add)
+    def load():
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return kernel(module.double)
+
+    return load
+
+
+def test_a_kernel_is_compiled_once_for_all_processes(apart):
+    assert apart()(2) == 4
+    again = apart()
+    assert again(2) == 4
+    assert again.stats.cache_hits == Counter(again.signatures)
+
+
+def test_processes_that_compile_at_once_do_not_get_what_was_compiled_for_other_types(apart, monkeypatch):
+    file, first, second = compile.SharedFile, apart(), apart()
+    load, write = file._load_index, file._save_data
+
+    def write_late(self, name, data):
+        """Let the other one save all it has, for which it has read the index before."""
+        monkeypatch.setattr(file, "_save_data", write)
+        monkeypatch.setattr(file, "_load_index", lambda self: {})
+        assert second(2.5) == 5.0
+        monkeypatch.setattr(file, "_load_index", load)
+        write(self, name, data)
+
+    monkeypatch.setattr(file, "_save_data", write_late)
+    assert first(2) == 4
+    third = apart()
+    for value in (2.5, 2):
+        assert type(third(value)) is type(value)
+        assert third(value) == 2 * value
+
+
+def test_what_the_index_names_is_there(apart, monkeypatch):
+    # A reader that comes between the two would find what an older version of the kernel has left.
+    written = []
+    for method in ("_save_data", "_save_index"):
+        monkeypatch.setattr(
+            compile.SharedFile, method, lambda self, *args, method=method: written.append(method)
+        )
+    assert apart()(2) == 4
+    assert written == ["_save_data", "_save_index"]
 
 
 def test_an_input_is_a_read_only_view():

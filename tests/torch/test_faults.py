@@ -14,8 +14,15 @@ from tests.cluster.conftest import assert_clean, wait_for
 from tests.cluster.test_faults import assert_exact, kill, trio  # noqa: F401
 
 
-@pytest.mark.parametrize("holds_server", [False, True])
-@pytest.mark.parametrize("compression", [None, TopK(share=0.1)])
+@pytest.mark.parametrize(
+    ("holds_server", "compression"),
+    [
+        (False, TopK(share=0.1)),
+        (True, None),
+        pytest.param(False, None, marks=pytest.mark.long),
+        pytest.param(True, TopK(share=0.1), marks=pytest.mark.long),
+    ],
+)
 def test_no_row_is_lost_and_none_counts_twice(trio, binary, monkeypatch, holds_server, compression):  # noqa: F811
     monkeypatch.setattr(serving, "BACKUP_SECONDS", 0.2)
     client, dX, dy = trio
