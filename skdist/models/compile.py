@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numba
 import numpy as np
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.ccallback import CFunc
+from numba.core.registry import CPUDispatcher
 
 #: Reassociation lets the compiler vectorise sums. ``nnan`` and ``ninf`` are left out on purpose: a
 #: kernel must see the NaN that it is given, or bad data would pass unnoticed.
@@ -41,36 +43,82 @@ class SharedFile(IndexDataCacheFile):
 class SharedCache(FunctionCache):
     """numba's cache of a kernel, with files that are safe to share."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Any) -> None:
         super().__init__(function)
         self._cache_file = SharedFile(
             self._cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp()
         )
 
 
+class Kernel(CPUDispatcher):
+    """A function that is compiled, once per machine, for the types that it is called with."""
+
+    def enable_caching(self) -> None:
+        """Keep what is compiled on disk."""
+        self._cache = SharedCache(self.py_func)
+
+    def compile(self, signature: Any) -> Any:
+        """Compile the function for a signature, and return its address."""
+        with collector_paused():
+            return super().compile(signature)
+
+
+class Callback(CFunc):
+    """A function that is compiled for one signature; a kernel can take it as an argument."""
+
+    def enable_caching(self) -> None:
+        """Keep what is compiled on disk."""
+        self._cache = SharedCache(self._pyfunc)  # type: ignore[attr-defined]
+
+    def compile(self) -> None:
+        """Compile the function."""
+        with collector_paused():
+            super().compile()
+
+
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile ``function`` lazily, once per machine."""
-    return _cached(numba.njit(nogil=True, **OPTIONS)(function), function)
+    """Compile ``function`` when it is called."""
+    # Nobody calls a kernel from C.
+    targetoptions = {"nopython": True, "nogil": True, "no_cfunc_wrapper": True, **OPTIONS}
+    compiled = Kernel(function, targetoptions=targetoptions)
+    _keep(compiled)
+    return compiled
+
+
+def part(function: Callable[..., Any]) -> Any:
+    """Compile ``function`` as a part of each kernel that calls it: sooner done than first alone."""
+    return numba.njit(inline="always", nogil=True, **OPTIONS)(function)
 
 
 def callback(signature: Any, function: Callable[..., Any]) -> Any:
-    """Compile ``function`` for one signature at once; a kernel can take it as an argument."""
-    compiled = _cached(
-        CFunc(function, (signature.args, signature.return_type), locals={}, options=OPTIONS), function
-    )
+    """Compile ``function`` for one signature at once."""
+    types = signature.args, signature.return_type
+    compiled = Callback(function, types, locals={}, options=OPTIONS)
+    _keep(compiled)
     compiled.compile()
     return compiled
 
 
-def _cached(compiled: Any, function: Callable[..., Any]) -> Any:
-    """Give what will be compiled a place on disk.
+def _keep(compiled: Kernel | Callback) -> None:
+    """Let what is compiled be kept on disk, where that is possible.
 
     numba raises where there is no writable folder (a read-only installation without a home, as in many
     containers). Such a machine compiles once per process instead.
     """
     with contextlib.suppress(RuntimeError):
-        compiled._cache = SharedCache(function)
-    return compiled
+        compiled.enable_caching()
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Let nobody look for garbage meanwhile: numba makes a million objects, and hardly any."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def as_input(array: np.ndarray) -> np.ndarray:
