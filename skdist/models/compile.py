@@ -10,9 +10,11 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba import types
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.ccallback import CFunc
 from numba.core.registry import CPUDispatcher
+from numba.extending import typeof_impl
 
 #: Reassociation lets the compiler vectorise sums. ``nnan`` and ``ninf`` are left out on purpose: a
 #: kernel must see the NaN that it is given, or bad data would pass unnoticed.
@@ -64,7 +66,19 @@ class Kernel(CPUDispatcher):
 
 
 class Callback(CFunc):
-    """A function that is compiled for one signature; a kernel can take it as an argument."""
+    """A function that is compiled for one signature; a kernel can take it as an argument.
+
+    Parameters
+    ----------
+    function : callable
+        What to compile.
+    signature : Signature
+        Types of its arguments and of its result.
+    """
+
+    def __init__(self, function: Callable[..., Any], signature: Any) -> None:
+        super().__init__(function, (signature.args, signature.return_type), locals={}, options=OPTIONS)
+        self.type = types.FunctionType(signature)
 
     def enable_caching(self) -> None:
         """Keep what is compiled on disk."""
@@ -74,6 +88,12 @@ class Callback(CFunc):
         """Compile the function."""
         with collector_paused():
             super().compile()
+
+
+@typeof_impl.register(Callback)
+def _typeof_callback(value: Callback, _: Any) -> types.FunctionType:
+    # At every call of a kernel: numba would make a type anew each time, for as long as all else takes.
+    return value.type
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -92,8 +112,7 @@ def part(function: Callable[..., Any]) -> Any:
 
 def callback(signature: Any, function: Callable[..., Any]) -> Any:
     """Compile ``function`` for one signature at once."""
-    types = signature.args, signature.return_type
-    compiled = Callback(function, types, locals={}, options=OPTIONS)
+    compiled = Callback(function, signature)
     _keep(compiled)
     compiled.compile()
     return compiled

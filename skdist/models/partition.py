@@ -267,6 +267,8 @@ def encode(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if high - low < 1024:
             wide = labels if labels.dtype == np.uint64 else labels.astype(np.int64, copy=False)
             shifted = (wide - wide.dtype.type(low) if low else wide).astype(np.int64, copy=False)
+            if high - low <= 1:  # there is none between them
+                return np.unique([labels.dtype.type(low), labels.dtype.type(high)]), shifted.astype(np.int32)
             seen = np.bincount(shifted, minlength=high - low + 1) > 0
             places = (np.cumsum(seen) - 1).astype(np.int32)
             present = np.flatnonzero(seen).astype(wide.dtype) + wide.dtype.type(low)
