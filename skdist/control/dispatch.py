@@ -22,6 +22,9 @@ EPOCH_LEAD = 1
 #: what is made ready for epochs that training does not come to is lost.
 MOST_EPOCHS = 8
 
+#: The same of each of several learners that are about as fast: none may get far ahead of the others.
+MOST_TOGETHER = 2
+
 #: Where others may join, a visit of several epochs lasts no longer than so many seconds.
 SPAN_SECONDS = 0.25
 
@@ -74,8 +77,8 @@ class Dispatcher:
         Whether an epoch is cut into equal shares, one visit for each slot there is at its begin, for runs
         that must not depend on who is fast.
     span : int
-        Epochs of a visit, at most; more than one only where there is one worker with one slot, and nobody
-        looks at their ends.
+        Epochs of a visit, at most; more than one only where nobody looks at their ends and each worker has
+        one slot, and no more than `MOST_TOGETHER` where there are several workers, all about as fast.
     span_seconds : float
         A visit of several epochs lasts no longer.
     spare : float
@@ -122,7 +125,8 @@ class Dispatcher:
         self._streamed = streamed
         self._fixed = fixed
         self._span, self._span_seconds = span, span_seconds
-        self._behind = 0  # the epoch after the last one of a visit of several
+        self._behind = self._together = 0  # epochs after the last one of a visit of several: alone, or not
+        self._even = False  # whether each worker has one slot, and they are about as fast
         self._workers: dict[str, _Worker] = {}
         self._roomy: dict[str, None] = {}  # those that may have room for a visit
         self._sources: dict[int, Queue] = {}  # of the visits in flight
@@ -203,7 +207,7 @@ class Dispatcher:
 
         Their epoch may have been complete; it is not any more.
         """
-        self._behind = 0
+        self._behind = self._together = 0
         self.epochs.wait([(visit.epoch + segment.ahead, segment) for segment in visit.between(start, stop)])
 
     def go_on(self, opened: int, todo: Sequence[tuple[int, Segment]]) -> None:
@@ -281,7 +285,8 @@ class Dispatcher:
             queue = source
             if segment.ahead:
                 # Nothing begins behind it any more before that is visited.
-                queue, self._behind = epoch.queues[0], 0
+                own = [each for each in epoch.queues if each.home == source.home]
+                queue, self._behind, self._together = (own or epoch.queues)[0], 0, 0
             queue.put_back(Segment(segment.partition, segment.start, segment.stop))
             epoch.waiting += segment.rows
         return visit, worker
@@ -289,7 +294,7 @@ class Dispatcher:
     def _next_visit(self, name: str, worker: _Worker) -> Visit | None:
         oldest = self.epochs.oldest()
         # What waits behind a visit of several epochs begins where that ends.
-        newest = max(oldest + self._lead, self._behind)
+        newest = max(oldest + self._lead, self._behind, min(self._together, oldest + MOST_TOGETHER))
         for number in range(oldest, min(newest, self.last_epoch) + 1):
             if number == self.epochs.opened:
                 self._open_epoch()
@@ -301,7 +306,8 @@ class Dispatcher:
                 waiting = [queue for queue in epoch.queues if queue.rows]
                 theirs = [queue for queue in waiting if queue.home not in self._workers]
             if theirs:
-                return self._take(number, epoch, theirs[0], worker, epoch.waiting + epoch.flying)
+                visit = self._take(number, epoch, theirs[0], worker, epoch.waiting + epoch.flying)
+                return self._extended(visit, name, worker) if self._span > 1 else visit
             # Who is slow cannot go through all of its own before the next epoch is over.
             if number == oldest and (
                 slow := [queue for queue in waiting if self._paces.is_slow(self._workers[queue.home])]
@@ -331,8 +337,6 @@ class Dispatcher:
         rows = sum([segment.rows for segment in segments])
         epoch.waiting -= rows
         epoch.flying += rows
-        if self._span > 1 and worker.single and len(self._workers) == 1 and rows == self._total:
-            segments += self._later(number, worker)
         self._number += 1
         budget = math.inf if self._fixed else self._paces.budget(worker, rows)
         visit = Visit(self._number, number, tuple(segments), budget)
@@ -357,17 +361,33 @@ class Dispatcher:
             rows += segments[-1].rows
         return segments
 
-    def _later(self, number: int, worker: _Worker) -> list[Segment]:
-        """Take all rows of the epochs that a visit of all rows of epoch ``number`` can go on with."""
-        segments: list[Segment] = []
-        epochs = min(self._span, self._span_seconds / (self._paces.of(worker) * self._total))
-        for ahead in range(1, int(epochs)):
-            if self.epochs.opened != number + ahead or self.epochs.opened > self.last_epoch:
+    def _extended(self, visit: Visit, name: str, worker: _Worker) -> Visit:
+        """Let a visit to all rows that a worker has in an epoch go on with those of the epochs after it."""
+        alone, number, segments = len(self._workers) == 1, visit.epoch, list(visit.segments)
+        if not self._even or (alone and visit.rows != self._total):
+            return visit
+        epochs = min(
+            self._span if alone else MOST_TOGETHER,
+            self._span_seconds / (self._paces.of(worker) * visit.rows),
+        )
+        for epoch in range(number + 1, min(number + int(epochs), self.last_epoch + 1)):
+            if self.epochs.opened == epoch:
+                self._open_epoch()
+            later = self.epochs.get(epoch)
+            if later is None:
                 break
-            self._open_epoch()
-            segments += [replace(part, ahead=ahead) for part in self.epochs[number + ahead].take_all()]
-            self._behind = self.epochs.opened
-        return segments
+            theirs = later.queues if alone else later.homes.get(name, ())
+            if sum([queue.rows for queue in theirs]) != visit.rows:
+                break
+            taken = [segment for queue in theirs for segment in later.take_all(queue)]
+            segments += [replace(segment, ahead=epoch - number) for segment in taken]
+            if alone:
+                self._behind = epoch + 1
+            else:
+                self._together = max(self._together, epoch + 1)
+        rows = sum([segment.rows for segment in segments])
+        seconds = math.inf if self._fixed else self._paces.budget(worker, rows)
+        return replace(visit, segments=tuple(segments), budget_seconds=seconds)
 
     def _open_epoch(self) -> None:
         slots = {name: worker.slots for name, worker in self._workers.items()}
@@ -382,4 +402,5 @@ class Dispatcher:
 
     def _look(self) -> None:
         self._paces.look(self._workers.values())
+        self._even = all(each.single for each in self._workers.values()) and self._paces.are_even()
         self._until_look = len(self._workers) // 16

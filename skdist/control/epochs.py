@@ -60,11 +60,10 @@ class Epoch:
     flying: int = 0
     helped: int = 0
 
-    def take_all(self) -> list[Segment]:
-        """Return all that waits; it is visited from now on."""
-        segments = [segment for queue in self.queues for segment in queue.take_all()]
-        self.flying, self.waiting = self.flying + self.waiting, 0
-        return segments
+    def take_all(self, queue: Queue) -> list[Segment]:
+        """Return all that waits in a queue; it is visited from now on."""
+        self.flying, self.waiting = self.flying + queue.rows, self.waiting - queue.rows
+        return queue.take_all()
 
 
 class Epochs:

@@ -27,6 +27,9 @@ MOST_FOR_OVERHEAD = 10.0
 #: A worker that takes so many times as long as a usual one for a row is slow.
 SLOW = 2.0
 
+#: Workers are about as fast where none takes more than so many times as long as another one.
+EVEN = 1.5
+
 #: An epoch in which the slowest takes no longer than so many times the fair time is fair.
 MOST_UNFAIR = 1.1
 
@@ -79,7 +82,7 @@ class Paces:
 
     def __init__(self, guess: float, least_seconds: float) -> None:
         self._guess, self._least_seconds = guess, least_seconds
-        self._usual, self._speed, self._alone = guess, 0.0, False
+        self._usual, self._speed, self._alone, self._even = guess, 0.0, False, True
         self._slowest, self._waited, self._worth_sending = "", 0.0, False
 
     def look(self, workers: Collection[Pace]) -> None:
@@ -88,6 +91,7 @@ class Paces:
         The first who report may be slow ones, so who has not reported is taken to be fast.
         """
         known = [worker.seconds_per_row for worker in workers if worker.seconds_per_row]
+        self._even = not known or max(known) <= EVEN * min(known)
         unknown = [min([self._guess, *known])] * (len(workers) - len(known))
         self._usual = statistics.median_low(known + unknown) if workers else self._guess
         self._speed = sum(worker.slots / self.of(worker) for worker in workers)
@@ -125,6 +129,10 @@ class Paces:
     def of(self, worker: Pace) -> float:
         """Return the seconds per row of a worker, as far as they are known."""
         return worker.seconds_per_row or self._usual
+
+    def are_even(self) -> bool:
+        """Return whether workers are about as fast, as far as that is known."""
+        return self._even
 
     def is_slow(self, worker: Pace) -> bool:
         """Whether others help it before they go on."""

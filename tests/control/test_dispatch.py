@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skdist.control.dispatch import EPOCH_LEAD, Dispatcher
+from skdist.control.dispatch import EPOCH_LEAD, MOST_TOGETHER, Dispatcher
 from skdist.control.pace import BUDGET_MARGIN, LEAST_OVER_OVERHEAD, MOST_SECONDS
 from skdist.control.shares import equal_shares, share_homes
 from skdist.messages import Segment, VisitReport
@@ -20,7 +20,7 @@ def report(visit, worker, offset=None, last_epoch=10**6, seconds_per_row=1e-7):
 
 def rows_of(visit, segments=None):
     chosen = visit.segments if segments is None else segments
-    return [(visit.epoch, s.partition, row) for s in chosen for row in range(s.start, s.stop)]
+    return [(visit.epoch + s.ahead, s.partition, row) for s in chosen for row in range(s.start, s.stop)]
 
 
 class Run:
@@ -57,7 +57,7 @@ class Run:
             del self.in_flight[row]
         for row in rows_of(visit, visit.split(offset)[0]):
             self.done[row] += 1
-            self.left[visit.epoch] -= 1
+            self.left[row[0]] -= 1
         if lost:
             assert self.dispatcher.lost(number, offset) is visit
         else:
@@ -94,17 +94,18 @@ def dispatchers(rows, homes, epochs, **kwargs):
     speed=st.sampled_from([1e-7, 0.02, 0.2]),
     lead=st.integers(0, 2),
     shared=st.booleans(),
+    span=st.sampled_from([1, 8]),
     random=st.randoms(use_true_random=False),
 )
 def test_every_row_of_every_epoch_is_visited_once_whatever_happens(
-    rows, homes, epochs, slots, queue, step, speed, lead, shared, random
+    rows, homes, epochs, slots, queue, step, speed, lead, shared, span, random
 ):
     dispatcher = dispatchers(
-        rows, homes, epochs, queue=queue, step=step, seconds_per_row=speed, lead=lead, fixed=shared
+        rows, homes, epochs, queue=queue, step=step, seconds_per_row=speed, lead=lead, fixed=shared, span=span
     )
-    sized = dict(zip(NAMES, slots, strict=True))
+    sized = dict(zip(NAMES, slots if span == 1 else (1, 1, 1), strict=True))
     dispatcher.add_worker("a", sized["a"])
-    run = Run(dispatcher, rows, epochs, lead)
+    run = Run(dispatcher, rows, epochs, lead if span == 1 else epochs)
     for event in itertools.count():
         run.start()
         if dispatcher.done:
@@ -482,16 +483,50 @@ def test_what_waits_behind_a_visit_of_several_epochs_begins_where_that_ends():
     assert (third.epoch, third.rows) == (8, 400)
 
 
-def test_only_a_learner_that_is_alone_visits_several_epochs():
-    homes = {n: "ab"[n % 2] for n in range(4)}
-    for slots in ({"a": 1, "b": 1}, {"a": 2}):
-        dispatcher = Dispatcher([100] * 4, homes, max_iter=12, span=4, queue=0)
-        for name, count in slots.items():
-            dispatcher.add_worker(name, count)
+def pair(**params):
+    dispatcher = Dispatcher([100] * 4, {n: "ab"[n % 2] for n in range(4)}, queue=1, **params)
+    for name in "ab":
+        dispatcher.add_worker(name, 1)
+    return dispatcher
+
+
+def test_learners_that_are_as_fast_visit_two_epochs_at_once():
+    dispatcher = pair(max_iter=7, span=8)
+    shares, done = {"a": {0, 2}, "b": {1, 3}}, Counter()
+    while not dispatcher.done:
+        for name, visit in dispatcher.orders():
+            epochs = {visit.epoch + segment.ahead for segment in visit.segments}
+            assert epochs == {visit.epoch, min(visit.epoch + 1, 6)}
+            assert {segment.partition for segment in visit.segments} == shares[name]
+            done += Counter((visit.epoch + s.ahead, s.partition) for s in visit.segments)
+        for visit, name in list(dispatcher.in_flight.values())[:1]:
+            dispatcher.finished(report(visit, name))
+    assert done == Counter((epoch, partition) for epoch in range(7) for partition in range(4))
+
+
+def test_none_of_them_gets_far_ahead():
+    dispatcher = pair(max_iter=40, span=8)
+    flying = [(name, visit) for name, visit in dispatcher.orders() if name == "a"]
+    while flying:  # the other one does not end its first visit
+        name, visit = flying.pop(0)
+        assert visit.epoch + visit.segments[-1].ahead < 2 * MOST_TOGETHER
+        dispatcher.finished(report(visit, name))
+        flying += dispatcher.orders()
+    assert {name for _, name in dispatcher.in_flight.values()} == {"b"}
+
+
+def test_learners_of_several_slots_or_speeds_visit_one_epoch():
+    several = Dispatcher([100] * 4, dict.fromkeys(range(4), "a"), max_iter=12, span=4, queue=0)
+    several.add_worker("a", 2)
+    uneven = pair(max_iter=12, span=4)
+    for name, visit in uneven.orders():
+        uneven.finished(report(visit, name, seconds_per_row={"a": 1e-3, "b": 1.6e-3}[name]))
+    for dispatcher in (several, uneven):
         while not dispatcher.done:
             for name, visit in dispatcher.orders():
                 assert not any(segment.ahead for segment in visit.segments)
-                dispatcher.finished(report(visit, name))
+                seconds = 1.6e-3 if name == "b" else 1e-3
+                dispatcher.finished(report(visit, name, seconds_per_row=seconds))
 
 
 def test_who_joins_during_a_visit_of_several_epochs_trains_behind_it():
