@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,9 @@ CALM = {
     "test_streaming", "test_thin", "test_tls", "test_wide",
 }  # fmt: skip
 
+#: Threads of BLAS that wait for one another sleep meanwhile: other tests need the processors.
+SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_THREAD_TIMEOUT": "4"}
+
 
 def main(arguments: list[str]) -> int:
     """Return the exit status of pytest."""
@@ -22,7 +26,8 @@ def main(arguments: list[str]) -> int:
     # More processes than a laptop's processors: the tests of clusters wait most of the time.
     others = ["-n", "4", *(f"--ignore={path}" for path in alone)]
     runs = [arguments] if arguments else [alone, others]
-    return max([subprocess.run([sys.executable, "-m", "pytest", *run]).returncode for run in runs])
+    command, environment = [sys.executable, "-m", "pytest"], os.environ | SLEEPING
+    return max([subprocess.run([*command, *run], env=environment).returncode for run in runs])
 
 
 if __name__ == "__main__":
