@@ -242,9 +242,8 @@ class ParameterServer:
                 update.rate_scale, update.context, late, reference, self.clock, learners
             )
             begin = attempt.visit.segments[0]
-            if epoch > self._newest_epoch:  # in a visit of several
-                self._newest_epoch = epoch
-                self._attempts.reached(learner, epoch)
+            self._newest_epoch = max(self._newest_epoch, epoch)  # in a visit of several
+            self._attempts.reached(learner, epoch)
             order = begin.partition, begin.start, update.visit
             seconds, version = now - self._began, attempt.answer.version
             self._pending.append(
@@ -461,8 +460,11 @@ class ParameterServer:
         learners = self._collect
         if self._gate.collective:
             # Also where some are through with their rows: the rows of the others must not count more then.
-            oldest = self._newest_epoch - (0 if self._gate.strict else EPOCH_LEAD)
-            learners = len(self._attempts.at_work(oldest).union([item.learner for item in pending]))
+            strict = self._gate.strict
+            at_work = self._attempts.at_work(self._newest_epoch - (0 if strict else EPOCH_LEAD))
+            if not strict:  # who visits several epochs may be farther behind
+                at_work.update(attempt.learner for attempt in self._attempts.under_way)
+            learners = len(at_work.union([item.learner for item in pending]))
             pending.sort(key=lambda item: item.order)
         weights = self._parameters.apply(pending, learners, len(pending) / learners)
         authors = {item.learner for item in pending}

@@ -343,6 +343,27 @@ def test_a_learner_that_is_late_has_its_share():
     assert [record.weight for record in server.finish().rounds] == [0.5] * 7
 
 
+def test_so_has_one_that_is_behind_in_a_visit_of_several_epochs():
+    clock = Clock()
+    server = make_server(
+        size=1, n_rows=20, max_iter=50, gate=gate_of("async", 0, "auto"), n_learners=2, time_source=clock
+    )
+    late, other = (FakeLearner(server, name, visit=n, rows=10, epochs=2) for n, name in enumerate("ab"))
+    for learner in (late, other):
+        learner.push(rows=10, change=1.0, seconds_per_row=0.1)
+    for epoch in (1, 2, 3):
+        if epoch == 2:
+            server.leave(other.visit, other.attempt)
+            other = FakeLearner(server, "b", visit=2, rows=10, epoch=2, epochs=2)
+        clock.now += 1.0
+        other.push(rows=10, change=1.0, seconds_per_row=0.1)
+        clock.now += 5.0
+        server.expire()
+        if other.ticket is not None:
+            other.take()
+    assert [record.weight for record in server.finish().rounds] == [0.5] * 5
+
+
 def test_an_epoch_that_begins_after_the_end_of_training_does_not_count():
     server = make_server(size=1, n_rows=20, max_iter=50)
     learners = [FakeLearner(server, name, visit=i, rows=10, epochs=8) for i, name in enumerate("ab")]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 from numba.core.caching import FunctionCache, IndexDataCacheFile
@@ -61,7 +61,7 @@ class Kernel(CPUDispatcher):
 
     def compile(self, signature: Any) -> Any:
         """Compile the function for a signature, and return its address."""
-        with collector_paused():
+        with collector_paused:
             return super().compile(signature)
 
 
@@ -86,7 +86,7 @@ class Callback(CFunc):
 
     def compile(self) -> None:
         """Compile the function."""
-        with collector_paused():
+        with collector_paused:
             super().compile()
 
 
@@ -107,7 +107,8 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 def part(function: Callable[..., Any]) -> Any:
     """Compile ``function`` as a part of each kernel that calls it: sooner done than first alone."""
-    return numba.njit(inline="always", nogil=True, **OPTIONS)(function)
+    targetoptions = {"nopython": True, "nogil": True, "inline": "always", **OPTIONS}
+    return CPUDispatcher(function, targetoptions=targetoptions)
 
 
 def callback(signature: Any, function: Callable[..., Any]) -> Any:
@@ -128,16 +129,27 @@ def _keep(compiled: Kernel | Callback) -> None:
         compiled.enable_caching()
 
 
-@contextlib.contextmanager
-def collector_paused() -> Iterator[None]:
-    """Let nobody look for garbage meanwhile: numba makes a million objects, and hardly any."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+class _Pause:
+    """Lets nobody look for garbage while anybody compiles: numba makes a million objects, and hardly any."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._enabled = threading.Lock(), 0, False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._enabled = gc.isenabled()
+                gc.disable()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and self._enabled:
+                gc.enable()
+
+
+collector_paused = _Pause()
 
 
 def as_input(array: np.ndarray) -> np.ndarray:

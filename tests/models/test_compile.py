@@ -1,3 +1,4 @@
+import gc
 import importlib.util
 import sys
 from collections import Counter
@@ -94,6 +95,28 @@ def test_what_the_index_names_is_there(apart, monkeypatch):
         )
     assert apart()(2) == 4
     assert written == ["_save_data", "_save_index"]
+
+
+def test_the_collector_goes_on_when_nobody_compiles_any_more(monkeypatch):
+    seen, compile_of = [], numba.core.registry.CPUDispatcher.compile
+
+    def watched(self, signature):
+        seen.append(gc.isenabled())
+        return compile_of(self, signature)
+
+    monkeypatch.setattr(numba.core.registry.CPUDispatcher, "compile", watched)
+    assert gc.isenabled()
+    with compile.collector_paused:  # another thread compiles
+        assert kernel(add)(1.5, 2) == 3.5
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert seen == [False]
+    gc.disable()
+    try:
+        assert kernel(add)(2, 2.5) == 4.5
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_an_input_is_a_read_only_view():
