@@ -60,7 +60,7 @@ def main() -> None:
 
         began = time.perf_counter()
         convolutional = DistributedTorchClassifier(
-            network, transform=scaled, optimizer="adam", optimizer__lr=3e-3, batch_size=32, max_iter=10,
+            network, transform=scaled, optimizer="adam", optimizer__lr=3e-3, batch_size=32, max_iter=20,
             random_state=0,
         ).fit(X, y)  # fmt: skip
         seconds = time.perf_counter() - began

@@ -45,15 +45,21 @@ FIXED_SHARES = {"n_jobs": 2, "mode": "sync", "round_size": 32, "batch_sizer": No
 
 
 @parametrize_with_checks(
-    [
-        kind(**settings)
-        for kind in ESTIMATORS
-        for settings in ({}, {"mode": "ssp"}, {"mode": "sync"}, FIXED_SHARES)
-    ],
+    [kind(**settings) for kind in ESTIMATORS for settings in ({}, {"mode": "sync"})],
     expected_failed_checks=lambda _: STOCHASTIC,
     **STRICT,
 )
 def test_what_repeats(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.long
+@parametrize_with_checks(
+    [kind(**settings) for kind in ESTIMATORS for settings in ({"mode": "ssp"}, FIXED_SHARES)],
+    expected_failed_checks=lambda _: STOCHASTIC,
+    **STRICT,
+)
+def test_what_repeats_too(estimator, check):
     check(estimator)
 
 

@@ -414,8 +414,10 @@ class TestCompression:
     """Of the updates of learners."""
 
     @pytest.mark.parametrize("make", KINDS)
-    @pytest.mark.parametrize("compression", ["float16", "bfloat16", "topk"])
-    @pytest.mark.parametrize("mode", ["async", "sync"])
+    @pytest.mark.parametrize(
+        "compression", ["float16", pytest.param("bfloat16", marks=pytest.mark.long), "topk"]
+    )
+    @pytest.mark.parametrize("mode", ["async", pytest.param("sync", marks=pytest.mark.long)])
     def test_threads_learn_as_well(self, rows, make, compression, mode):
         clf = make(compression=compression, n_jobs=2, mode=mode, max_iter=20).fit(*rows)
         assert clf.score(*rows) > make(n_jobs=2, mode=mode, max_iter=20).fit(*rows).score(*rows) - 0.03
