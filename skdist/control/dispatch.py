@@ -43,7 +43,8 @@ class Dispatcher:
     """Hands out visits so that every row is visited exactly once per epoch.
 
     A worker visits the partitions that sit with it, at most its share by speed; when these are through it
-    begins the next epoch, at most one ahead, and then takes over what waits for others.
+    begins the next epoch, at most one ahead or two behind visits of several, and then takes over what waits
+    for others.
 
     Parameters
     ----------
@@ -338,8 +339,7 @@ class Dispatcher:
         epoch.waiting -= rows
         epoch.flying += rows
         self._number += 1
-        budget = math.inf if self._fixed else self._paces.budget(worker, rows)
-        visit = Visit(self._number, number, tuple(segments), budget)
+        visit = Visit(self._number, number, tuple(segments), self._budget(worker, rows))
         self._sources[visit.number] = queue
         return visit
 
@@ -364,7 +364,7 @@ class Dispatcher:
     def _extended(self, visit: Visit, name: str, worker: _Worker) -> Visit:
         """Let a visit to all rows that a worker has in an epoch go on with those of the epochs after it."""
         alone, number, segments = len(self._workers) == 1, visit.epoch, list(visit.segments)
-        if not self._even or (alone and visit.rows != self._total):
+        if not self._even or (visit.rows != self._total if alone else self._sources[visit.number].rows):
             return visit
         epochs = min(
             self._span if alone else MOST_TOGETHER,
@@ -385,9 +385,14 @@ class Dispatcher:
                 self._behind = epoch + 1
             else:
                 self._together = max(self._together, epoch + 1)
+        if len(segments) == len(visit.segments):
+            return visit
         rows = sum([segment.rows for segment in segments])
-        seconds = math.inf if self._fixed else self._paces.budget(worker, rows)
-        return replace(visit, segments=tuple(segments), budget_seconds=seconds)
+        return replace(visit, segments=tuple(segments), budget_seconds=self._budget(worker, rows))
+
+    def _budget(self, worker: _Worker, rows: int) -> float:
+        """Return the seconds that a visit of some rows may last."""
+        return math.inf if self._fixed else self._paces.budget(worker, rows)
 
     def _open_epoch(self) -> None:
         slots = {name: worker.slots for name, worker in self._workers.items()}

@@ -105,7 +105,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     return compiled
 
 
-def part(function: Callable[..., Any]) -> Any:
+def inlined(function: Callable[..., Any]) -> Any:
     """Compile ``function`` as a part of each kernel that calls it: sooner done than first alone."""
     targetoptions = {"nopython": True, "nogil": True, "inline": "always", **OPTIONS}
     return CPUDispatcher(function, targetoptions=targetoptions)

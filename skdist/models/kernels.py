@@ -45,11 +45,11 @@ from skdist.control.schedules import (
     LATE_POWER,
     PASSIVE_AGGRESSIVE_1,
 )
-from skdist.models.compile import kernel, part
+from skdist.models.compile import inlined, kernel
 from skdist.models.prefetch import prefetch, prefetch_rows
 
 
-@part
+@inlined
 def step_size(schedule, eta0, parameter, t):
     """Return the step size after ``t`` steps; see `skdist.control.schedules.Schedule`."""
     if schedule == INVERSE_TIME:
@@ -61,7 +61,7 @@ def step_size(schedule, eta0, parameter, t):
     return eta0
 
 
-@part
+@inlined
 def soft(value, distance):
     """Return a value brought nearer to zero by a distance, and zero where it is not farther away."""
     size = abs(value) - distance
@@ -69,7 +69,7 @@ def soft(value, distance):
     return value - value if size <= 0 else np.copysign(size, value)
 
 
-@part
+@inlined
 def _be_passive(schedule, eta0, square, r, values):
     """Scale the gradients of a row to the passive-aggressive step, in units of ``eta0``."""
     for k in range(len(r)):
@@ -79,7 +79,7 @@ def _be_passive(schedule, eta0, square, r, values):
             r[k] *= values[k] / (square * eta0 + 0.5)
 
 
-@part
+@inlined
 def _ask_for(X, targets, weights, order, first, count, stop):
     """Let rows of a later step come while this one computes, with their targets and weights."""
     row_bytes = X.shape[1] * X.itemsize

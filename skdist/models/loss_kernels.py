@@ -19,7 +19,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from skdist.models.compile import OPTIONS, callback, kernel, part
+from skdist.models.compile import OPTIONS, callback, inlined, kernel
 from skdist.models.losses import (
     EPSILON_INSENSITIVE,
     HINGE,
@@ -135,7 +135,7 @@ def _log_one_plus_single(part):
     return u * (np.float32(2) + square * series)
 
 
-@part
+@inlined
 def _fill_log_loss(margins, values):
     """Write ``log(1 + exp(-m))`` to ``values`` and put ``1 / (1 + exp(m))`` in the place of each margin."""
     zero, one = margins.dtype.type(0), margins.dtype.type(1)
@@ -146,7 +146,7 @@ def _fill_log_loss(margins, values):
         margins[i] = (power if margin > zero else one) / (one + power)
 
 
-@part
+@inlined
 def _fill_margins(loss, margins, values):
     """Write the losses to ``values`` and put ``-dloss/dm >= 0`` in the place of each margin."""
     if loss == HINGE:
@@ -176,7 +176,7 @@ def _fill_margins(loss, margins, values):
             margins[i] = 4.0 if margin < -1.0 else 2.0 * gap
 
 
-@part
+@inlined
 def _fill_residuals(loss, epsilon, residuals, values):
     """Write the losses to ``values`` and put ``dloss/dz`` in the place of each residual."""
     if loss == SQUARED_ERROR:
@@ -206,7 +206,7 @@ def _fill_residuals(loss, epsilon, residuals, values):
             residuals[i] = math.copysign(2.0 * beyond, residual)
 
 
-@part
+@inlined
 def _fill_multinomial(z, values, codes):
     """Write ``log(sum_k exp(z_k)) - z_y`` to the first column of ``values``, and the gradients to ``z``."""
     n_rows, n_problems = z.shape
@@ -230,7 +230,7 @@ def _fill_multinomial(z, values, codes):
         part[0] = math.log(total) - own
 
 
-@part
+@inlined
 def _as_margins(z, targets, positive):
     """Turn raw predictions into margins."""
     n_rows, n_problems = z.shape
@@ -247,7 +247,7 @@ def _as_margins(z, targets, positive):
             z[i, own] = -z[i, own]
 
 
-@part
+@inlined
 def _weigh(z, values, targets, weights, class_weights, positive, sign, joint):
     """Weigh gradients, those of a class's own problem by ``sign`` too; return the weighted sum of losses."""
     n_rows, n_problems = z.shape

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from skdist.models.compile import part
+from skdist.models.compile import inlined
 
 #: Bytes that come together.
 LINE_BYTES = 64
@@ -39,7 +39,7 @@ def prefetch(typing_context: Any, address: Any) -> Any:
     return types.void(types.uintp), generate
 
 
-@part
+@inlined
 def prefetch_rows(address: Any, n_rows: int, row_bytes: int) -> None:
     """Start to load some rows that follow one another in memory, where that is of use."""
     if row_bytes <= LONG_BYTES:

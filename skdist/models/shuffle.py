@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from skdist.models.compile import kernel, part
+from skdist.models.compile import inlined, kernel
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -20,7 +20,7 @@ HALF = np.uint64(32)
 MASK = (1 << 64) - 1
 
 
-@part
+@inlined
 def _mixed(number):
     """Return 64 bits each of which depends on all bits of ``number``."""
     number = (number ^ (number >> np.uint64(30))) * FIRST
