@@ -16,6 +16,7 @@ from skdist.control.windows import SlidingWindow, smoothed
 from skdist.messages import Answer, Link, Update, Visit
 from skdist.models.arithmetic import add_difference, mean_of
 from skdist.models.model import LoopModel, Trainer
+from skdist.models.spares import Spares
 from skdist.rows import Rows
 
 #: While an answer is under way, a round is trained in at most this many slices, after each of which it may
@@ -89,6 +90,8 @@ class Learner:
         Makes its steps; the model gives it one for its first visit.
     server : int
         Incarnation of the server that it trains with.
+    spares : Spares
+        For the states that it copies.
     """
 
     name: str
@@ -110,6 +113,7 @@ class Learner:
     seconds_span: float = 0.0
     trainer: Trainer | None = None
     server: int = 0
+    spares: Spares = field(default_factory=Spares)
 
     def __post_init__(self) -> None:
         self.staleness = SlidingWindow(self.adapter.window if self.adapter else 1)
@@ -156,6 +160,7 @@ def run_visit(
     learner: Learner,
     attempt: str,
     answer: Answer,
+    draft: Callable[[np.ndarray], np.ndarray | None] | None = None,
 ) -> VisitLoop:
     """Train on the rows of a visit, round by round.
 
@@ -177,6 +182,8 @@ def run_visit(
         Name of this execution.
     answer : Answer
         To the join.
+    draft : callable, optional
+        Copies a state to where it will be sent from, or returns None.
 
     Returns
     -------
@@ -185,7 +192,7 @@ def run_visit(
     """
     began, first = learner.clock(), answer.offset
     learner.begin()
-    state = answer.state.copy()
+    state = learner.spares.copy(answer.state)
     if learner.feedback is not None:
         learner.feedback.restore(state)
     if learner.trainer is None:
@@ -265,22 +272,24 @@ def run_visit(
                 break
         decay = model.schedule.decay(t) / answer.rate
         context, scale = learner.rate_scale(goal - start, answer, decay)
-        sent, ahead, posted = state.copy(), 0, learner.clock()
+        sent, ahead, posted = draft(state) if draft is not None else None, 0, learner.clock()
+        if sent is None:
+            sent = learner.spares.copy(state)
         late = posted - began - learner.seconds_waited >= visit.budget_seconds
         last = late or rows.over(answer.last_epoch)
-        message: np.ndarray | Change = sent
+        change: Change | None = None
         if learner.feedback is not None:
             if last and visit.epoch_at(start) >= answer.last_epoch:
                 learner.feedback.whole()  # perhaps the last update of this learner
             else:
-                message, sent = learner.feedback.compressed(sent, answer.state)
+                change, sent = learner.feedback.compressed(sent, answer.state)
         reply = yield Update(
             visit=visit.number,
             attempt=attempt,
             start=start,
             stop=goal,
             steps=steps,
-            state=message,
+            state=sent if change is None else change,
             base=answer.foreign,
             loss=loss,
             volatility=noise.volatility if noise is not None else math.nan,

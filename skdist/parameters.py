@@ -9,6 +9,7 @@ import numpy as np
 
 from skdist.control.aggregation import InverseVolatility
 from skdist.models.arithmetic import add_difference, add_velocity, mean_of
+from skdist.models.spares import Spares
 from skdist.recipes import Pending, Recipe, Versions
 
 
@@ -53,6 +54,7 @@ class Values:
         self.state = state
         self._moved = 1 if statistics else len(state)
         self._velocity = velocity
+        self._spares = Spares()
         self._lent = True  # somebody else may hold the velocity
 
     def lend(self) -> np.ndarray | None:
@@ -68,12 +70,12 @@ class Values:
             # training to the bit.
             self.state = end
             for other, factor in zip(ends[1:], factors[1:], strict=True):
-                mean = np.empty_like(present)
+                mean = self._spares.empty_like(present)
                 add_difference(mean[:moved], self.state[:moved], other[:moved], end[:moved], factor)
                 self.state = mean
             self._velocity = None
         else:
-            self.state = np.empty_like(present)
+            self.state = self._spares.empty_like(present)
             out, start = self.state[:moved], present[:moved]
             for each, base, factor in zip(ends, bases, factors, strict=True):
                 add_difference(out, start, each[:moved], base[:moved], factor)

@@ -10,6 +10,7 @@ from concurrent.futures import wait as wait_for_any
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 from distributed import Client
 from distributed.protocol import to_serialize
 
@@ -104,6 +105,10 @@ class Connection:
                 self.call("leave", visit, attempt)
         elif not self._gone.done():
             self.post("leave", visit, attempt)
+
+    def draft(self, state: np.ndarray) -> np.ndarray | None:
+        """Return a copy of a state where it will be sent from, if there is such a place."""
+        return None
 
     def exchange(self, update: Update) -> Future[Answer | None]:
         """Start to push an update; the result is that of `ServerActor.exchange`."""

@@ -29,7 +29,7 @@ class Exchange:
         self._server, self._update = server, update
         self._here = server.is_local
         self._posted = time.perf_counter()
-        self._answered: float | None = None
+        self._answered: list[float] = []
         self._future = self._send()
 
     def _send(self) -> Future[Answer | None]:
@@ -43,12 +43,11 @@ class Exchange:
             future = reply
         else:
             future = self._server.exchange(self._update)
-        future.add_done_callback(self._stop)
+        # When it came, not when a learner that is training looks for it. Futures keep what they call: nothing
+        # of this exchange may be kept by that, or answers would be there until garbage is collected.
+        answered = self._answered
+        future.add_done_callback(lambda _: answered.append(time.perf_counter()))
         return future
-
-    def _stop(self, _: Future[Answer | None]) -> None:
-        # When it came, not when a learner that is training looks for it.
-        self._answered = time.perf_counter()
 
     def done(self) -> bool:
         """Whether the answer is there; one that was held back for too long is asked for again."""
@@ -70,7 +69,7 @@ class Exchange:
             if answer is None:
                 self._future = self._send()  # the same again, which changes nothing
         # Who waits may be woken before the callback has run.
-        answered = self._answered if self._answered is not None else time.perf_counter()
+        answered = self._answered[-1] if self._answered else time.perf_counter()
         return answer, max(answered - self._posted - answer.seconds_held, 0.0)
 
     def _wait(self, seconds: float) -> bool:

@@ -78,19 +78,50 @@ class Lane:
         self._memory, self._places, self._nbytes = memory, places, nbytes
         self._flags, self._start = flags, start
         self._views = [0] * places
+        self._drafts: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
         self._process = os.getpid()
         self._lock = threading.RLock()  # a view may end wherever memory is collected
 
-    def put(self, values: np.ndarray) -> Letter | None:
-        """Write an array down; None where there is no place for it."""
+    def draft(self, values: np.ndarray) -> np.ndarray | None:
+        """Return a copy of an array that `put` need not copy; None where there is no place for it.
+
+        The place is the writer's as long as the draft is used.
+        """
         with self._lock:
-            free = (place for place in range(self._places) if not self._memory[self._flags + place])
-            place = next(free, None) if values.nbytes <= self._nbytes else None
+            place = self._free(values.nbytes)
+            if place is None:
+                return None
+            draft = self._drafts[place] = self._at(place, values.dtype, values.size)
+        draft[:] = values.reshape(-1)
+        return draft.reshape(values.shape)
+
+    def put(self, values: np.ndarray) -> Letter | None:
+        """Write an array down, unless it is a draft; None where there is no place for it."""
+        with self._lock:
+            place = self._place_of(values)
+            drafted = place is not None
+            if place is None:
+                place = self._free(values.nbytes)
             if place is None:
                 return None
             self._memory[self._flags + place] = 1
-        self._at(place, values.dtype, values.size)[:] = values.reshape(-1)
+        if not drafted:
+            self._at(place, values.dtype, values.size)[:] = values.reshape(-1)
         return Letter(place, values.shape, values.dtype)
+
+    def _place_of(self, values: np.ndarray) -> int | None:
+        """Return the place of a draft, None for other arrays."""
+        for place, draft in self._drafts.items():
+            if draft is values.base and draft.size == values.size:
+                return place
+        return None
+
+    def _free(self, nbytes: int) -> int | None:
+        """Return a place that nobody uses."""
+        if nbytes > self._nbytes:
+            return None
+        places = range(self._places)
+        return next((n for n in places if not self._memory[self._flags + n] and n not in self._drafts), None)
 
     def get(self, letter: Letter) -> np.ndarray:
         """Return an array that the other side has written down; its place is taken as long as it is used."""

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+import numpy as np
+
 from skdist.cluster.connection import Connection, ServerRef
 from skdist.cluster.line import Line, Offer
 from skdist.cluster.mailbox import Mailbox, most_shared, size_of
@@ -74,7 +76,7 @@ class SharingConnection(Connection):
         self._learner = ""
         self._line: Line | None = None
         self._mailbox: Mailbox | None = None
-        self._posted: tuple[Update, Update] | None = None
+        self._posted: tuple[tuple[Any, ...], Update] | None = None
 
     @property
     def most_shared(self) -> float:
@@ -137,14 +139,19 @@ class SharingConnection(Connection):
             with contextlib.suppress(FileNotFoundError):  # the server has it
                 os.unlink(path)
 
+    def draft(self, state: np.ndarray) -> np.ndarray | None:
+        """See `Connection.draft`."""
+        return None if self._mailbox is None else self._mailbox.updates.draft(state)
+
     def exchange(self, update: Update) -> Future[Answer | None]:
         """See `Connection.exchange`."""
         if self._line is None:
             return super().exchange(update)
         if self._mailbox is None:
             return self._line.post("exchange_in_turn", update)
-        if self._posted is None or self._posted[0] is not update:  # else the same again: it is written down
-            self._posted = update, self._mailbox.updates.enclose(update)
+        key = update.visit, update.attempt, update.start, update.stop
+        if self._posted is None or self._posted[0] != key:  # else the same again: it is written down
+            self._posted = key, self._mailbox.updates.enclose(update)
         return self._line.post(
             "exchange_in_turn", self._posted[1], self._learner, then=_opener(self._mailbox)
         )

@@ -16,7 +16,7 @@ from skdist.cluster.exchange import Exchange, TaskThread
 from skdist.cluster.shards import asker_on, collected
 from skdist.exceptions import ServerLostError, UnlikeSampleError
 from skdist.intake import Intake
-from skdist.learner import Learner, run_visit
+from skdist.learner import Learner, VisitLoop, run_visit
 from skdist.messages import Answer, Join, Update, Visit, VisitReport
 from skdist.models.partition import Partition
 from skdist.models.validation import HoldOut, ScoreSums, add_up, score_sums
@@ -196,9 +196,10 @@ def _visit(
         offset, last_epoch, number = answer.offset, answer.last_epoch, answer.attempt
         try:
             if answer.accepted:
-                offset, last_epoch = _run(
-                    order, server, plugin, learner, attempt, answer, partitions, thread, sampled
-                )
+                model, blocks = _accepted(order, server, plugin, partitions, sampled)
+                loop = run_visit(order, blocks, model, learner, attempt, answer, server.draft)
+                del answer  # only the loop keeps its parameters, until the next ones are there
+                offset, last_epoch = _run(loop, server, learner, last_epoch, thread)
         finally:
             server.leave(order.number, attempt)
     except ServerLostError:
@@ -224,11 +225,10 @@ def _visit(
     )
 
 
-def _run(
-    order: Visit, server: Connection, plugin: Any, learner: Learner, attempt: str, answer: Answer,
-    partitions: Mapping[int, Partition], thread: TaskThread, sampled: bool,
-) -> tuple[int, int]:  # fmt: skip
-    """Feed the visit loop with the server's answers; return its rows and the last epoch known."""
+def _accepted(
+    order: Visit, server: Connection, plugin: Any, partitions: Mapping[int, Partition], sampled: bool
+) -> tuple[Any, dict[int, Any]]:
+    """Return the model, and the partitions as it trains on them."""
     model, classes = plugin.model_of(server)
     if model.inner_parallel and order.inner_threads:
         plugin.limit_inner_threads(order.inner_threads)
@@ -240,10 +240,15 @@ def _run(
             blocks[number] = model.accept(partition, classes)
         except UnlikeSampleError as error:
             raise type(error)(f"Partition {number}: {error}") from error
-    loop = run_visit(order, blocks, model, learner, attempt, answer)
+    return model, blocks
+
+
+def _run(
+    loop: VisitLoop, server: Connection, learner: Learner, last_epoch: int, thread: TaskThread
+) -> tuple[int, int]:
+    """Feed the visit loop with the server's answers; return its rows and the last epoch known."""
     exchange: Exchange | None = None
     reply: Answer | None = None
-    last_epoch = answer.last_epoch
     while True:
         try:
             request = loop.send(reply)
@@ -257,4 +262,4 @@ def _run(
         elif exchange is not None and (request.must_wait or exchange.done()):
             reply, learner.seconds_exchange = exchange.result(thread)
         if reply is not None:
-            last_epoch = reply.last_epoch
+            last_epoch, exchange = reply.last_epoch, None

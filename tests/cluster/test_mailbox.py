@@ -71,6 +71,48 @@ def test_a_place_that_is_read_twice_is_free_after_the_second_reader(sides):
     assert theirs.answers.put(np.ones(3)) == letters[0]
 
 
+def test_a_draft_is_sent_from_where_it_was_written(sides):
+    mine, theirs = sides
+    state = np.random.default_rng(0).normal(size=(2, 100)).astype(np.float32)
+    draft = mine.updates.draft(state)
+    np.testing.assert_array_equal(draft, state)
+    letter = mine.updates.put(draft)
+    draft[1, 7] = 5.0  # written in the place itself
+    arrived = theirs.updates.get(letter)
+    np.testing.assert_array_equal(arrived, draft)
+    assert arrived[1, 7] == 5.0
+    # Another array is copied, also one of its rows.
+    assert mine.updates.put(draft[1:]).place != letter.place
+
+
+def test_the_place_of_a_draft_is_free_when_neither_side_uses_it(sides):
+    mine, theirs = sides
+
+    def left():
+        drafts = [mine.updates.draft(np.ones(10)) for _ in range(UPDATES)]
+        return sum(draft is not None for draft in drafts)
+
+    draft = mine.updates.draft(np.ones(10))
+    assert left() == UPDATES - 1
+    letter = mine.updates.put(draft)
+    arrived = theirs.updates.get(letter)
+    del arrived
+    assert left() == UPDATES - 1  # the writer still reads it
+    del draft
+    assert left() == UPDATES
+    draft = mine.updates.draft(np.ones(10))
+    arrived = theirs.updates.get(mine.updates.put(draft))
+    del draft
+    assert left() == UPDATES - 1  # the reader does
+    del arrived
+    assert left() == UPDATES
+
+
+def test_a_draft_that_is_too_large_is_none(sides):
+    mine, _ = sides
+    assert mine.updates.draft(np.ones(NBYTES, np.float32)) is None
+
+
 def test_a_letter_that_is_read_again_is_not_overwritten(sides):
     mine, theirs = sides
     letter = mine.updates.put(np.full(10, 1, np.float32))
@@ -128,6 +170,44 @@ def test_the_mailbox_of_a_process_that_died_is_abandoned():
     wait_for(lambda: theirs.abandoned, what="the lock of a process that died")
     process.stdin.close()
     process.stdout.close()
+
+
+def _written(dask_worker=None):
+    """Count the arrays that this process writes into mailboxes, and those for which there is no place."""
+    plain = mailboxes.Lane.put
+    mailboxes.Lane.plain_put, mailboxes.Lane.writes = plain, []
+
+    def put(self, values):
+        letter = plain(self, values)
+        type(self).writes.append(letter is not None)
+        return letter
+
+    mailboxes.Lane.put = put
+
+
+def _writes(dask_worker=None):
+    mailboxes.Lane.put = mailboxes.Lane.plain_put
+    return mailboxes.Lane.writes
+
+
+def test_there_is_a_place_for_every_answer(client):
+    # Also where no garbage is collected for long: answers are let go as soon as they are not used any more.
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((4_000, 20_000), dtype=np.float32)
+    y = rng.integers(0, 8, len(X))
+    lazy = da.from_array(X, chunks=(1_000, -1)), da.from_array(y, chunks=1_000)
+    client.run(gc.disable)
+    client.run(_written)
+    try:
+        DistributedSGDClassifier(
+            "log_loss", mode="ssp", random_state=0, client=client, batch_sizer=None, round_size=128,
+            max_iter=3, tol=None,
+        ).fit(*lazy)  # fmt: skip
+    finally:
+        client.run(gc.enable)
+        writes = [written for each in client.run(_writes).values() for written in each]
+    assert len(writes) > 50  # about 48 rounds of the learner that is not at the server, two for each
+    assert all(writes)
 
 
 def _elsewhere(folder, dask_worker=None):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import weakref
 from concurrent.futures import Future
 from types import SimpleNamespace
 
@@ -174,3 +176,20 @@ def test_the_end_of_a_visit_whose_answer_is_held_back_holds_nobody_up(cluster_of
     again = update_for(2, "b", 10)
     assert other.wait(other.exchange(again._replace(start=8, stop=16))).accepted
     assert len(server.finish().rounds) == 3
+
+
+def test_an_answer_is_gone_with_its_exchange(cluster_of_fakes):
+    # States are large, and garbage is collected when there are many objects, not when they are large.
+    connection = cluster_of_fakes.connect()
+    join(connection, 1)
+    gc.disable()
+    try:
+        exchange = Exchange(connection, update_for(1))
+        answer, seconds = exchange.result(None)
+        assert answer.accepted
+        assert seconds > 0
+        state = weakref.ref(answer.state)
+        del exchange, answer
+        wait_for(lambda: state() is None, what="the end of the thread's last call")
+    finally:
+        gc.enable()
