@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 import time
@@ -23,7 +22,8 @@ from skdist.control.roster import Member, Roster
 from skdist.control.schedules import Schedule
 from skdist.control.staleness import RateGuard, StalenessWindow
 from skdist.control.stopping import ConvergenceMonitor
-from skdist.journal import Journal, Outcome
+from skdist.course import Course
+from skdist.journal import Outcome
 from skdist.messages import Answer, Join, Snapshot, Update
 from skdist.parameters import Parameters
 from skdist.progress import Progress, VisitProgress
@@ -122,17 +122,12 @@ class ParameterServer:
         self._parameters: Parameters | RecipeLog = Parameters(state, clock, aggregator, momentum, statistics)
         if sharded:
             self._parameters = RecipeLog(state, clock, aggregator, momentum)
-        self._journal = Journal()
+        self._course = Course(monitor, max_iter, time_source)
         self._guard = RateGuard(adapter, schedule)
         self._gate = gate if gate is not None else Gate()
         self._batch_size = batch_size
-        self._monitor = monitor
-        self._last_epoch = max_iter - 1
-        self._converged = False
-        self._newest_epoch = -1
         self._collect = collect
         self._now = time_source
-        self._began = time_source()
         # A round of one step has no volatility.
         shortest = 2 * batch_size if aggregator is not None else batch_size
         self._roster = Roster(
@@ -177,7 +172,7 @@ class ParameterServer:
             member = self._roster.enlist(join.learner, join.worker, join.link, now, authors)
             number, epoch = join.visit.number, join.visit.epoch
             attempt = self._attempts.enlist(join.visit, join.learner)
-            if epoch > self._last_epoch or self._attempts.retired(number):
+            if self._course.over(epoch) or self._attempts.retired(number):
                 return self._refuse(attempt.offset)
             if attempt.name == join.attempt and attempt.answer is not None:
                 return attempt.answer
@@ -186,8 +181,7 @@ class ParameterServer:
                 self._end(attempt)
             self._attempts.begin(attempt, join.attempt, join.learner)
             self._roster.start(join.learner)
-            if epoch > self._newest_epoch:
-                self._newest_epoch = epoch
+            if self._course.reach(epoch):
                 self._gate.expect(join.visit.company, now)
             if not self._gate.open:
                 self._gate.enter(join.learner, now)
@@ -225,7 +219,7 @@ class ParameterServer:
                 return attempt.ticket or attempt.answer
             epoch = attempt.visit.epoch_at(update.start)
             # In a visit of several, one may begin before it is heard that the fit has ended.
-            if update.start != attempt.offset or epoch > self._last_epoch:
+            if update.start != attempt.offset or self._course.over(epoch):
                 return self._refuse(attempt.offset)
             now, learner = self._now(), attempt.learner
             member = self._roster.heard(
@@ -242,10 +236,10 @@ class ParameterServer:
                 update.rate_scale, update.context, late, reference, self.clock, learners
             )
             begin = attempt.visit.segments[0]
-            self._newest_epoch = max(self._newest_epoch, epoch)  # in a visit of several
+            self._course.reach(epoch)  # in a visit of several
             self._attempts.reached(learner, epoch)
             order = begin.partition, begin.start, update.visit
-            seconds, version = now - self._began, attempt.answer.version
+            seconds, version = self._course.seconds(now), attempt.answer.version
             self._pending.append(
                 Pending(update, end, base, scale, staleness, learner, order, seconds, epoch, version)
             )
@@ -333,40 +327,22 @@ class ParameterServer:
                 number, start = item.update.visit, item.update.start
                 offsets[number] = min(offsets.get(number, start), start)
             self._attempts.settle(visits, newest)
-            return Backup(
-                stage=self._parameters.stage(self._attempts, self._pending),
-                monitor=copy.copy(self._monitor),
-                sums=self._journal.sums(),
-                rounds=self._journal.rounds[rounds:],
-                newest_epoch=self._newest_epoch,
-                last_epoch=self._last_epoch,
-                converged=self._converged,
-                seconds=self.seconds(),
-                offsets=offsets,
-            )
+            stage = self._parameters.stage(self._attempts, self._pending)
+            return self._course.backup(stage, offsets, rounds)
 
     def go_on(self, backup: Backup) -> None:
         """Go on where another server stopped, as its ``backup`` says, with visits of new numbers."""
         assert backup.stage is not None
         with self._lock:
             self._parameters.go_on(backup.stage)
-            self._journal.go_on(backup.sums)
-            if self._monitor is not None and backup.monitor is not None:
-                self._monitor.go_on(backup.monitor)
-            self._newest_epoch, self._last_epoch = backup.newest_epoch, backup.last_epoch
-            self._converged = backup.converged
-            self._began = self._now() - backup.seconds
+            self._course.go_on(backup)
 
     def finish(self) -> Outcome:
         """Apply what is pending and return the outcome."""
         with self._lock:
             if self._pending:
                 self._apply()
-            stage, journal = self._parameters.stage(self._attempts, ()), self._journal
-            return Outcome(
-                stage.state, stage.version, stage.clock, journal.rounds, journal.epochs(), self._converged,
-                self.seconds(),
-            )  # fmt: skip
+            return self._course.outcome(self._parameters.stage(self._attempts, ()))
 
     def snapshot(self, epoch: int) -> Snapshot:
         """Return the present parameters, for an epoch that is complete; updates that wait stay waiting."""
@@ -377,19 +353,18 @@ class ParameterServer:
     def stop(self) -> int:
         """End the fit after the epochs that are under way; return the last one."""
         with self._lock:
-            self._last_epoch = min(self._last_epoch, max(self._newest_epoch, 0))
-            return self._last_epoch
+            return self._course.stop()
 
     def abort(self) -> None:
         """Refuse all updates from now on."""
         with self._lock:
-            self._last_epoch = -1
+            self._course.abort()
             for attempt in self._attempts.under_way:
                 self._end(attempt)
 
     def seconds(self) -> float:
         """Return the seconds since the server was made, the time of the history."""
-        return self._now() - self._began
+        return self._course.seconds()
 
     def progress(self) -> Progress:
         """Return where training stands.
@@ -405,9 +380,9 @@ class ParameterServer:
                 if attempt.learner not in self._attempts.waiting and self._roster.silent(attempt.learner, now)
             )
             return Progress(
-                *self._journal.progress(),
-                *self._journal.totals(),
-                seconds=now - self._began,
+                *self._course.journal.progress(),
+                *self._course.journal.totals(),
+                seconds=self._course.seconds(now),
                 staleness=self._roster.staleness(),
                 learners=self._roster.progress(),
                 visits=tuple(
@@ -461,7 +436,7 @@ class ParameterServer:
         if self._gate.collective:
             # Also where some are through with their rows: the rows of the others must not count more then.
             strict = self._gate.strict
-            at_work = self._attempts.at_work(self._newest_epoch - (0 if strict else EPOCH_LEAD))
+            at_work = self._attempts.at_work(self._course.newest_epoch - (0 if strict else EPOCH_LEAD))
             if not strict:  # who visits several epochs may be farther behind
                 at_work.update(attempt.learner for attempt in self._attempts.under_way)
             learners = len(at_work.union([item.learner for item in pending]))
@@ -471,26 +446,13 @@ class ParameterServer:
         if len(authors) == 1:
             self._roster[authors.pop()].solo += 1
         for item, weight in zip(pending, weights, strict=True):
-            self._journal.note(
-                item,
-                epoch=item.epoch,
-                worker=self._roster[item.learner].worker,
-                version=self.version,
-                weight=weight,
-            )
-            update = item.update
-            for rows, loss in update.checks or ((update.stop - update.start, update.loss),):
-                self._observe(rows, loss)
-
-    def _observe(self, rows: int, loss: float) -> None:
-        if self._monitor is not None and self._monitor.observe(rows, loss) and not self._converged:
-            # Epochs under way are finished: every row counts equally often.
-            self._converged, self._last_epoch = True, self._newest_epoch
+            worker = self._roster[item.learner].worker
+            self._course.note(item, worker=worker, version=self.version, weight=weight)
 
     def _answer(self, attempt: Attempt, member: Member, now: float, held: float = 0.0) -> Answer:
         round_size, efficiency = self._roster.next_round(attempt.learner)
         # Not for the first one of several to come: the rounds of all must not depend on who that is.
-        monitor = self._monitor if self._roster.expected == 1 else None
+        until_check, interval = self._course.looks if self._roster.expected == 1 else (math.inf, math.inf)
         parameters = self._parameters
         attempt.answer = Answer(
             accepted=True,
@@ -504,11 +466,11 @@ class ParameterServer:
             efficiency=efficiency,
             peers=self._peers(attempt.learner, now),
             reference=self._roster.reference(),
-            last_epoch=self._last_epoch,
-            until_check=monitor.until_check if monitor is not None else math.inf,
-            check_interval=monitor.interval if monitor is not None else math.inf,
+            last_epoch=self._course.last_epoch,
+            until_check=until_check,
+            check_interval=interval,
             least=self._roster.exchange_rows,
-            rate=1.0 if self._monitor is None else self._monitor.rate,
+            rate=self._course.rate,
             level=self._guard.level,
             seconds_held=held,
             attempt=attempt.started,
@@ -525,7 +487,7 @@ class ParameterServer:
         return Answer(
             accepted=False, state=self.state, offset=offset, version=self.version, foreign=0,
             clock=self.clock, staleness=math.nan, round_size=self._batch_size, efficiency=1.0, peers=0.0,
-            reference=0.0, last_epoch=self._last_epoch, taken_in=False,
+            reference=0.0, last_epoch=self._course.last_epoch, taken_in=False,
         )  # fmt: skip
 
 

@@ -145,7 +145,8 @@ class DistributedSGDBase(CoefficientsMixin, DistributedBase):
         assert plan.targets is not None
         model = plan.model
         # Copies, so that it shows where a user has changed those of the estimator, set by `_fitted`.
-        coef, intercept = np.array(self.coef_, ndmin=2), np.array(self.intercept_)
+        coef, intercept, columns = np.atleast_2d(self.coef_), np.array(self.intercept_), plan.moments.columns
+        coef = coef.copy() if columns is None else coef[:, columns]
         states = model.unpack(result.state)
         return Training(states, model.members, coef, intercept, result.clock, plan.moments, plan.targets)
 

@@ -31,7 +31,7 @@ class Training:
     members : tuple of str
         Which of them.
     coef, intercept : ndarray
-        The coefficients that the estimator was left with.
+        The coefficients that the estimator was left with, those of the columns of the moments.
     clock : float
         Steps made.
     moments : Moments
@@ -137,15 +137,14 @@ class LinearPlan(Plan):
         self._check_classes(past)
         # partial_fit goes on; a warm start keeps the solution but begins its average and steps anew, and so
         # does whoever changed the coefficients in between.
+        columns = None if training is None else training.moments.columns
         if (
             training is not None
             and training.members == model.members
-            and np.array_equal(past.coef, training.coef)
+            and np.array_equal(past.coef, spread(training.coef, columns, None, model.n_features))
             and np.array_equal(past.intercept, training.intercept)
         ):
-            inner = spread(
-                training.state[..., :-1], training.moments.columns, model.columns, model.n_features
-            )
+            inner = spread(training.state[..., :-1], columns, model.columns, model.n_features)
             state = np.concatenate([inner, training.state[..., -1:]], axis=-1)
             return model.pack(state.astype(model.dtype)), training.clock
         coef = _shaped("coef_init", past.coef, (model.n_problems, model.n_features))
