@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from skdist.compression import TopK
     from skdist.control.aggregation import InverseVolatility
     from skdist.control.latency import LatencyBatchSizer
     from skdist.control.pressure import PressurePlanner
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from skdist.estimators.regressor import DistributedSGDRegressor
     from skdist.estimators.torch import DistributedTorchClassifier, DistributedTorchRegressor
     from skdist.history import History
+    from skdist.models.codecs import TopK
     from skdist.server import ParameterServer
 
 _HOMES = {
@@ -39,7 +39,7 @@ _HOMES = {
     "ParameterServer": "skdist.server",
     "PressurePlanner": "skdist.control.pressure",
     "StalenessWindow": "skdist.control.staleness",
-    "TopK": "skdist.compression",
+    "TopK": "skdist.models.codecs",
     "TrainingDisplay": "skdist.display",
 }
 

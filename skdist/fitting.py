@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from skdist.backup import Backup
-from skdist.compression import Codec, Feedback
+from skdist.compression import Feedback
 from skdist.console import ProgressLine
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.dispatch import EPOCH_LEAD, Dispatcher
@@ -25,6 +25,7 @@ from skdist.history import History
 from skdist.journal import Outcome
 from skdist.learner import Learner
 from skdist.messages import Link, Visit, VisitReport
+from skdist.models.codecs import Codec
 from skdist.models.model import Trainer
 from skdist.models.validation import HoldOut
 from skdist.records import FitRecord, PlanRecord, VisitRecord

@@ -272,17 +272,17 @@ def run_visit(
                 break
         decay = model.schedule.decay(t) / answer.rate
         context, scale = learner.rate_scale(goal - start, answer, decay)
-        sent, ahead, posted = draft(state) if draft is not None else None, 0, learner.clock()
-        if sent is None:
-            sent = learner.spares.copy(state)
-        late = posted - began - learner.seconds_waited >= visit.budget_seconds
+        late = learner.clock() - began - learner.seconds_waited >= visit.budget_seconds
         last = late or rows.over(answer.last_epoch)
         change: Change | None = None
-        if learner.feedback is not None:
-            if last and visit.epoch_at(start) >= answer.last_epoch:
+        if learner.feedback is not None and not (last and visit.epoch_at(start) >= answer.last_epoch):
+            change, sent = learner.feedback.compressed(state, answer.state)
+        else:
+            if learner.feedback is not None:
                 learner.feedback.whole()  # perhaps the last update of this learner
-            else:
-                change, sent = learner.feedback.compressed(sent, answer.state)
+            sent = draft(state) if draft is not None else None
+            sent = learner.spares.copy(state) if sent is None else sent
+        ahead, posted = 0, learner.clock()
         reply = yield Update(
             visit=visit.number,
             attempt=attempt,

@@ -12,10 +12,6 @@ import statistics
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from skdist.compression import Change
-
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -154,7 +150,7 @@ class Update(NamedTuple):
         The rows of the round, counted along the segments of the visit.
     steps : int
         Mini-batch steps.
-    state : ndarray, Change or None
+    state : ndarray, skdist.compression.Change or None
         Parameters at the end of the round, or how they differ from those of the last answer; None where
         shards have them.
     base : int
@@ -187,7 +183,7 @@ class Update(NamedTuple):
     start: int
     stop: int
     steps: int
-    state: np.ndarray | Change | None
+    state: Any
     base: int
     loss: float
     volatility: float

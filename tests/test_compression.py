@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import pickle
 
 import numpy as np
 import pytest
@@ -11,19 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skdist.compression import Change, Feedback, HalfPrecision, TopK, codec_of
+from skdist.compression import Change, Feedback, codec_of
 from skdist.control.gates import gate_of
 from skdist.inline import train_inline
 from skdist.learner import Learner, run_visit
 from skdist.messages import Join
+from skdist.models.codecs import HalfPrecision, TopK
 from skdist.server import ParameterServer
 from tests.fakes import RowModel, drive, fake_partitions, fit_settings, whole_visit
 
 CODECS = [HalfPrecision(), HalfPrecision(brain=True), TopK(share=0.2)]
 every_codec = pytest.mark.parametrize("codec", CODECS, ids=["float16", "bfloat16", "topk"])
-
-numbers = st.floats(-(2.0**100), 2.0**100, width=32)
-vectors = st.lists(numbers, min_size=1, max_size=40).map(lambda values: np.array(values, np.float32))
 
 
 class FlatModel(RowModel):
@@ -37,37 +34,6 @@ def server_of(n, model, **kwargs):
     """Return the server of a fit that nobody expects to end."""
     fit = {"round_size": 16, "n_rows": n, "max_iter": 9, "batch_size": model.batch_size, **kwargs}
     return ParameterServer(np.zeros((1, n)), schedule=model.schedule, **fit)
-
-
-def decoded(payload, size):
-    vector = np.zeros(size, np.float32)
-    payload.add_to(vector)
-    return vector
-
-
-@pytest.mark.parametrize(("brain", "precision"), [(False, 2.0**-11), (True, 2.0**-8)])
-@settings(deadline=None)
-@given(change=vectors)
-def test_halves_round_to_the_nearest_and_never_overflow(brain, precision, change):
-    payload = pickle.loads(pickle.dumps(HalfPrecision(brain).encode(change)))
-    assert payload.nbytes == 2 * len(change)
-    # How far the smallest numbers are apart: 2^-24 of the scale, and 2^-133.
-    least = 2.0**-134 if brain else payload.scale * 2.0**-25
-    error = np.abs(decoded(payload, len(change)).astype(float) - change)
-    assert (error <= np.maximum(precision * np.abs(change.astype(float)), least) * (1 + 1e-6) + 1e-44).all()
-
-
-@settings(deadline=None)
-@given(change=vectors, share=st.floats(0.01, 1.0))
-def test_the_largest_entries_are_sent_as_they_are(change, share):
-    payload = TopK(share).encode(change)
-    count = max(int(np.ceil(share * len(change))), 1)
-    assert payload.nbytes == 8 * count
-    sent = decoded(payload, len(change))
-    np.testing.assert_array_equal(sent[payload.positions], change[payload.positions])
-    left_out = np.delete(change, payload.positions)
-    assert np.abs(left_out).max(initial=0) <= np.abs(payload.values).min()
-    assert len(np.unique(payload.positions)) == count
 
 
 def test_settings():

@@ -136,7 +136,7 @@ class Lane:
     def enclose(self, message: Message) -> Message:
         """Return a message whose state is written down, if there is a place for it."""
         letter = self.put(message.state) if isinstance(message.state, np.ndarray) else None
-        return message if letter is None else message._replace(state=letter)  # type: ignore[arg-type]
+        return message if letter is None else message._replace(state=letter)
 
     def open(self, message: Message) -> Message:
         """Return a message with its state, wherever that was."""

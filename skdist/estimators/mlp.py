@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from sklearn.utils._param_validation import StrOptions
 
-from skdist.compression import Codec
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
 from skdist.control.staleness import StalenessWindow
 from skdist.estimators.perceptrons import REGRESSIONS, DistributedMLPBase
 from skdist.estimators.torch_methods import ClassifierMethods, RegressorMethods
+from skdist.models.codecs import Codec
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -13,7 +13,6 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from skdist.compression import Codec
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
@@ -22,6 +21,7 @@ from skdist.control.staleness import StalenessWindow
 from skdist.estimators.prefixed import PrefixedMixin
 from skdist.estimators.torch_base import TorchBase
 from skdist.estimators.torch_plan import TorchPlan
+from skdist.models.codecs import Codec
 from skdist.models.model import Decay
 from skdist.models.torch.batches import Inputs
 from skdist.models.torch.losses import Criterion

@@ -13,7 +13,6 @@ import torch
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from torch import nn
 
-from skdist.compression import Codec
 from skdist.control.aggregation import InverseVolatility
 from skdist.control.latency import LatencyBatchSizer
 from skdist.control.pressure import PressurePlanner
@@ -22,6 +21,7 @@ from skdist.control.staleness import StalenessWindow
 from skdist.estimators.plan import Plan
 from skdist.estimators.torch_base import TorchBase
 from skdist.estimators.torch_plan import TorchPlan
+from skdist.models.codecs import Codec
 from skdist.models.model import Decay
 from skdist.models.torch.losses import Criterion, half_poisson_deviance, half_squared_error
 from skdist.models.torch.mlp import MLPModel, perceptron

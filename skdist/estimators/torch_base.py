@@ -16,12 +16,13 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from skdist.compression import CODECS, Codec
+from skdist.compression import CODECS
 from skdist.estimators.base import DistributedBase
 from skdist.estimators.plan import Past, Plan
 from skdist.estimators.torch_plan import TorchClassifierPlan, TorchPlan, TorchRegressorPlan, Training
 from skdist.fitting import FitResult
 from skdist.models.arrays import convert_arrays
+from skdist.models.codecs import Codec
 from skdist.models.torch.model import TorchModel, raw_predictions
 from skdist.models.torch.trainer import Memory
 from skdist.models.validation import decide
