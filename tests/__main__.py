@@ -46,13 +46,17 @@ def main(arguments: list[str]) -> int:
             alone.append(str(path))
     # More processes than a laptop's processors: the tests of clusters wait most of the time.
     others = ["-n", "4", *(f"--ignore={path}" for path in [*alone, *patient])]
-    with tempfile.TemporaryFile("w+") as printed:
+    with tempfile.TemporaryFile("w+", errors="replace") as printed:
         beside = subprocess.Popen(
             [*command, "-n", "2", "--timeout", "600", *patient],
             env=environment, stdout=printed, stderr=printed, preexec_fn=step_back,
         )  # fmt: skip
-        codes = [subprocess.run([*command, *alone], env=environment).returncode]
-        codes.append(beside.wait())
+        try:
+            codes = [subprocess.run([*command, *alone], env=environment).returncode]
+            codes.append(beside.wait())
+        finally:
+            beside.terminate()  # where this process is interrupted
+            beside.wait()
         printed.seek(0)
         print(printed.read(), flush=True)
     codes.append(subprocess.run([*command, *others], env=environment).returncode)

@@ -112,7 +112,8 @@ class Lane:
     def _place_of(self, values: np.ndarray) -> int | None:
         """Return the place of a draft, None for other arrays."""
         for place, draft in self._drafts.items():
-            if draft is values.base and draft.size == values.size:
+            whole = draft is values.base and draft.size == values.size and values.flags.c_contiguous
+            if whole and draft.ctypes.data == values.ctypes.data:
                 return place
         return None
 

@@ -15,11 +15,13 @@ HALF, LEAST_NORMAL, EXPONENTS = 0x3F000000, 0x38800000, 0x38000000
 
 @kernel
 def largest(change):
-    """Return the largest magnitude."""
-    largest = np.float32(0.0)
+    """Return the largest magnitude; NaN where any is not finite."""
+    largest, nothing = np.float32(0.0), np.float32(0.0)
     for i in range(len(change)):
-        largest = max(largest, abs(np.float32(change[i])))
-    return largest
+        value = np.float32(change[i])
+        largest = max(largest, abs(value))
+        nothing += value * np.float32(0.0)  # or NaN
+    return largest + nothing
 
 
 @kernel

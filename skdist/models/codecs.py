@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 
+from skdist.exceptions import DivergedError
 from skdist.models.codec_kernels import (
     add_brain,
     add_halves,
@@ -25,6 +26,15 @@ from skdist.models.compile import as_input
 
 #: Buckets of magnitudes: the upper half of a float32 without its sign.
 BUCKETS = 1 << 15
+
+#: The first bucket of what is not finite.
+INFINITE = 0x7F80
+
+#: Rounded or sorted, what is not finite would arrive as a number.
+DIVERGED = (
+    "Training diverged: an update is not finite. Lower the step size, scale the features, or clip the "
+    "gradients."
+)
 
 
 class Payload(Protocol):
@@ -140,12 +150,20 @@ class HalfPrecision(BaseEstimator):
         self.brain = brain
 
     def encode(self, change: np.ndarray) -> Halves:
-        """Return a finite vector in 16 bits for each entry, rounded to the nearest."""
+        """Return a vector in 16 bits for each entry, rounded to the nearest.
+
+        Raises
+        ------
+        skdist.exceptions.DivergedError
+            Where an entry is not finite. As bfloat16 it arrives as it is.
+        """
         bits = np.empty(len(change), np.uint16)
         if self.brain:
             to_brain(as_input(change), bits)
             return Halves(bits, 1.0, brain=True)
-        most = largest(as_input(change))
+        most = float(largest(as_input(change)))
+        if not math.isfinite(most):
+            raise DivergedError(DIVERGED)
         # A power of two of float32, so that to multiply and to divide are exact.
         scale = math.ldexp(1.0, min(max(math.frexp(most)[1] - 1, -126), 126)) if most else 1.0
         to_halves(as_input(change), np.float32(scale), bits)
@@ -183,12 +201,19 @@ class TopK(BaseEstimator):
         Parameters
         ----------
         change : ndarray of shape (n_parameters,)
-            Finite.
+            The vector.
+
+        Raises
+        ------
+        skdist.exceptions.DivergedError
+            Where an entry is not finite.
         """
         change = as_input(change)
         count = max(math.ceil(self.share * len(change)), 1)
         counts = np.zeros(BUCKETS, np.int64)
         count_magnitudes(change, counts)
+        if counts[INFINITE:].any():
+            raise DivergedError(DIVERGED)
         above = np.cumsum(counts[::-1])  # and in the bucket itself
         place = int(np.searchsorted(above, count))
         bucket = BUCKETS - 1 - place

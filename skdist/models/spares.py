@@ -13,7 +13,7 @@ import numpy as np
 #: What is smaller is numpy's, which keeps memory for small arrays itself.
 LEAST_BYTES = 1 << 20
 
-#: Unused arrays that are kept.
+#: Unused arrays of each size that are kept.
 MOST_SPARES = 2
 
 
@@ -24,17 +24,15 @@ class Spares:
     """
 
     def __init__(self) -> None:
-        self._unused: list[np.ndarray] = []
+        self._unused: dict[int, list[np.ndarray]] = {}  # by size
 
     def empty_like(self, values: np.ndarray) -> np.ndarray:
         """Return an array of the shape and dtype of another one, C-contiguous, with arbitrary values."""
         if values.nbytes < LEAST_BYTES:
             return np.empty(values.shape, values.dtype)
         try:
-            memory = self._unused.pop()
-        except IndexError:
-            memory = np.empty(0, np.uint8)
-        if memory.nbytes != values.nbytes:
+            memory = self._unused[values.nbytes].pop()
+        except (KeyError, IndexError):
             memory = np.empty(values.nbytes, np.uint8)
         array = np.frombuffer(memory.data, values.dtype)
         # Views of views refer to this one.
@@ -48,8 +46,9 @@ class Spares:
         return copy
 
     def _keep(self, memory: np.ndarray) -> None:
-        if len(self._unused) < MOST_SPARES:
-            self._unused.append(memory)
+        unused = self._unused.setdefault(memory.nbytes, [])
+        if len(unused) < MOST_SPARES:
+            unused.append(memory)
 
 
 def _give_back(spares: weakref.ref[Spares], memory: np.ndarray) -> None:

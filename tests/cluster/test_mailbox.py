@@ -81,8 +81,10 @@ def test_a_draft_is_sent_from_where_it_was_written(sides):
     arrived = theirs.updates.get(letter)
     np.testing.assert_array_equal(arrived, draft)
     assert arrived[1, 7] == 5.0
-    # Another array is copied, also one of its rows.
+    # Another array is copied, also one of its rows, or in another order.
     assert mine.updates.put(draft[1:]).place != letter.place
+    turned = mine.updates.put(draft[:, ::-1])
+    np.testing.assert_array_equal(theirs.updates.get(turned), draft[:, ::-1])
 
 
 def test_the_place_of_a_draft_is_free_when_neither_side_uses_it(sides):

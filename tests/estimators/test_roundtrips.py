@@ -89,7 +89,7 @@ def test_another_process_needs_no_cluster(fitted, tmp_path):
         f"print(json.dumps(joblib.load({str(tmp_path / 'pipeline.joblib')!r}).predict(X).tolist()))\n"
         "assert 'distributed' not in sys.modules\n"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr
     expected = fitted.predict(StandardScaler().fit(X).transform(X[:20]))
     np.testing.assert_allclose(json.loads(found.stdout), expected)

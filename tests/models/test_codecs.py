@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skdist.exceptions import DivergedError
 from skdist.models.codecs import Entries, HalfPrecision, Halves, TopK
 
 numbers = st.floats(-(2.0**100), 2.0**100, width=32)
@@ -113,3 +114,22 @@ def test_what_arrives_is_added_to_a_base_that_stays(codec):
     np.testing.assert_array_equal(out, base + decoded(payload, 500))
     payload.add_to(base, base)
     np.testing.assert_array_equal(base, out)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 13, 99])
+def test_what_is_not_finite_never_becomes_a_number(bad, place):
+    change = np.linspace(-3, 3, 100, dtype=np.float32)
+    change[place] = bad
+    for codec in (HalfPrecision(), TopK(0.3)):
+        with pytest.raises(DivergedError, match="Lower the step size"):
+            codec.encode(change)
+    arrived = decoded(HalfPrecision(brain=True).encode(change), 100)
+    np.testing.assert_array_equal(arrived[place], np.float32(bad))
+
+
+def test_any_finite_number_is_taken():
+    largest = np.float32(3.4e38)
+    for change in (np.array([largest, -largest, 1e-45], np.float32), np.zeros(3, np.float32)):
+        for codec in (HalfPrecision(), TopK(1.0)):
+            np.testing.assert_allclose(decoded(codec.encode(change), 3), change, rtol=1e-3, atol=1e-44)

@@ -55,13 +55,25 @@ def test_memory_of_another_size_is_not_used():
     np.testing.assert_array_equal(other, 2.0)
 
 
+def test_arrays_of_two_sizes_are_made_in_turns_from_the_same_memory():
+    spares = Spares()
+
+    def addresses():
+        arrays = [spares.copy(large(1.0, rows)) for rows in (1, 2)]
+        return [address(array) for array in arrays]
+
+    assert addresses() == addresses() == addresses()
+
+
 def test_few_are_kept_and_none_when_it_is_gone():
     spares = Spares()
     arrays = [spares.copy(large(n)) for n in range(MOST_SPARES + 2)]
     last = spares.copy(large(9.0))
     arrays.clear()
-    assert len(spares._unused) == MOST_SPARES
-    gone = weakref.ref(spares._unused[0])
+    (unused,) = spares._unused.values()
+    assert len(unused) == MOST_SPARES
+    gone = weakref.ref(unused[0])
+    del unused
     gc.disable()
     try:
         del spares
