@@ -23,6 +23,18 @@ NBYTES = 40_000
 
 
 @pytest.fixture
+def nothing_left():
+    """No file is left that was not there before, perhaps of somebody else."""
+
+    def files():
+        return set(glob.glob(os.path.join(mailboxes.FOLDER, "skdist-*")))
+
+    before = files()
+    yield
+    assert files() <= before
+
+
+@pytest.fixture
 def sides():
     """A mailbox as the learner and the server have it."""
     path, mine = Mailbox.create(NBYTES)
@@ -150,10 +162,10 @@ def test_a_file_that_is_not_here_belongs_to_another_machine():
     assert Mailbox.attach(os.path.join(mailboxes.FOLDER, "skdist-of-another-machine"), NBYTES) is None
 
 
+@pytest.mark.usefixtures("nothing_left")
 def test_too_little_memory_is_an_error_that_leaves_no_file():
     with pytest.raises(OSError, match=r"No space|too large|Cannot allocate"):
         Mailbox.create(1 << 55)
-    assert not glob.glob(os.path.join(mailboxes.FOLDER, "skdist-*"))
 
 
 def test_the_mailbox_of_a_process_that_died_is_abandoned():
@@ -237,6 +249,7 @@ def _counted(dask_worker=None):
     return mailboxes.Lane.reads
 
 
+@pytest.mark.usefixtures("nothing_left")
 def test_a_fit_has_the_same_bits_with_shared_memory_and_without(client):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((2_000, 20_000), dtype=np.float32)
@@ -265,4 +278,3 @@ def test_a_fit_has_the_same_bits_with_shared_memory_and_without(client):
         client.run(_elsewhere, mailboxes.FOLDER)
         client.run(_sharing, mailboxes.MOST_SHARE)
     np.testing.assert_array_equal(shared.coef_, sent.coef_)
-    assert not glob.glob(os.path.join(mailboxes.FOLDER, "skdist-*"))
