@@ -61,7 +61,7 @@ class Course:
 
     def note(self, item: Pending, *, worker: str, version: int, weight: float) -> None:
         """Take in an update that was applied; parameters as in `Journal.note`."""
-        self.journal.note(item, epoch=item.epoch, worker=worker, version=version, weight=weight)
+        self.journal.note(item, worker=worker, version=version, weight=weight)
         update = item.update
         for rows, loss in update.checks or ((update.stop - update.start, update.loss),):
             if self._monitor is not None and self._monitor.observe(rows, loss) and not self.converged:

@@ -81,15 +81,13 @@ class Journal:
         """Go on from the sums of another journal, whose rounds somebody else keeps."""
         self._epochs = {number: replace(each) for number, each in sums.items()}
 
-    def note(self, item: Pending, *, epoch: int, worker: str, version: int, weight: float) -> None:
+    def note(self, item: Pending, *, worker: str, version: int, weight: float) -> None:
         """Write down an update that was applied.
 
         Parameters
         ----------
         item : Pending
             The update.
-        epoch : int
-            Of its visit.
         worker : str
             Where its learner is.
         version : int
@@ -97,7 +95,7 @@ class Journal:
         weight : float
             Among the updates that were applied together.
         """
-        update = item.update
+        update, epoch = item.update, item.epoch
         rows = update.stop - update.start
         sums = self._epochs.get(epoch)
         if sums is None:

@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
             codes.append(beside.wait())
         finally:
             beside.terminate()  # where this process is interrupted
-            beside.wait()
+            beside.wait(60)
         printed.seek(0)
         print(printed.read(), flush=True)
     codes.append(subprocess.run([*command, *others], env=environment).returncode)

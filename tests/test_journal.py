@@ -12,8 +12,8 @@ def noted(journal, rows, loss, epoch=0, seconds=1.0, seconds_compute=0.25):
         volatility=0.5, context=1.0, rate_scale=0.5, round_size=rows, efficiency=1.0,
         seconds_compute=seconds_compute, seconds_exchange=0.1, seconds_per_row=1e-3, link=Link((0.002,)),
     )  # fmt: skip
-    item = Pending(update, update.state, update.state, 0.25, 2.0, "me", (0,), seconds)
-    journal.note(item, epoch=epoch, worker="here", version=7, weight=0.125)
+    item = Pending(update, update.state, update.state, 0.25, 2.0, "me", (0,), seconds, epoch)
+    journal.note(item, worker="here", version=7, weight=0.125)
 
 
 def test_a_round_is_written_down_as_it_was_applied():

@@ -29,10 +29,11 @@ class Exchange:
         self._server, self._update = server, update
         self._here = server.is_local
         self._posted = time.perf_counter()
-        self._answered: list[float] = []
         self._future = self._send()
 
     def _send(self) -> Future[Answer | None]:
+        answered: list[float] = []
+        self._answered = answered
         future: Future[Answer | None]
         if self._here:
             reply = self._server.call("push", self._update)
@@ -45,7 +46,6 @@ class Exchange:
             future = self._server.exchange(self._update)
         # When it came, not when a learner that is training looks for it. Futures keep what they call: nothing
         # of this exchange may be kept by that, or answers would be there until garbage is collected.
-        answered = self._answered
         future.add_done_callback(lambda _: answered.append(time.perf_counter()))
         return future
 

@@ -26,7 +26,7 @@ def largest(change):
 
 @kernel
 def to_halves(change, scale, bits):
-    """Round ``change / scale``, at most 2, to float16."""
+    """Round ``change / scale``, less than 4, to float16."""
     for i in range(len(change)):
         value = np.float32(change[i]) / scale
         whole = np.float32(value).view(np.uint32)
