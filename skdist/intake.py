@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import scipy.sparse as sp
 
 from skdist.models import arrays, moments
 from skdist.models.arrays import convert_arrays
@@ -40,6 +41,10 @@ class Intake(Protocol):
         """Raise a ValueError where a partition that is not measured holds NaN or infinity."""
         ...
 
+    def shows_infinite(self, partition: Partition) -> bool:
+        """Whether training shows NaN and infinity as divergence, so that nobody need look for them before."""
+        ...
+
     def summarize(self, partition: Partition, worker: str = "") -> Summary:
         """Measure a partition; raises ValueError where it holds NaN or infinity."""
         ...
@@ -59,6 +64,10 @@ class Tables:
     def refuse_infinite(self, partition: Partition) -> None:
         """Raise a ValueError where a partition that is not measured holds NaN or infinity."""
         moments.refuse_infinite(partition.X, partition.weights)
+
+    def shows_infinite(self, partition: Partition) -> bool:
+        """Whether training shows NaN and infinity: the coefficients of dense rows are looked at after it."""
+        return not sp.issparse(partition.X)
 
     def summarize(self, partition: Partition, worker: str = "") -> Summary:
         """Measure a partition, in one read of its rows."""
@@ -81,6 +90,10 @@ class Arrays:
     def refuse_infinite(self, partition: Partition) -> None:
         """Raise a ValueError where a partition that is not measured holds NaN or infinity."""
         arrays.refuse_infinite(partition)
+
+    def shows_infinite(self, partition: Partition) -> bool:
+        """Whether training shows NaN and infinity: the parameters are looked at after it."""
+        return True
 
     def summarize(self, partition: Partition, worker: str = "") -> Summary:
         """Count the rows of a partition and look for values that are not finite."""

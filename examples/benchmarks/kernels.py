@@ -16,7 +16,14 @@ from skdist.models.linear import LinearModel
 from skdist.models.moments import measure
 from skdist.models.partition import Partition, row_order, rows_per_page
 
-CASES = [(250_000, 100, 2), (250_000, 20, 2), (250_000, 54, 7), (60_000, 784, 10)]
+CASES = [
+    (2_000_000, 100, 2),
+    (250_000, 100, 2),
+    (250_000, 20, 2),
+    (2_000_000, 54, 7),
+    (250_000, 54, 7),
+    (60_000, 784, 10),
+]
 REPEATS = 7
 
 

@@ -14,7 +14,7 @@ from skdist.backup import Backup
 from skdist.cluster.connection import Connection, ServerRef
 from skdist.cluster.exchange import Exchange, TaskThread
 from skdist.cluster.shards import asker_on, collected
-from skdist.exceptions import ServerLostError, UnlikeSampleError
+from skdist.exceptions import DivergedError, ServerLostError, UnlikeSampleError
 from skdist.intake import Intake
 from skdist.learner import Learner, VisitLoop, run_visit
 from skdist.messages import Answer, Join, Update, Visit, VisitReport
@@ -87,11 +87,16 @@ def refuse_others(kind: Kind, number: int, rows: int, partition: Partition) -> N
             f"says, or it had before, {rows} of {kind.shape}. A lazy collection must load the same rows each "
             "time, and X.compute_chunk_sizes() corrects chunks that are wrong."
         )
-    if kind.sampled:
-        try:
-            kind.intake.refuse_infinite(partition)
-        except ValueError as error:
-            raise ValueError(f"{kind.name} {number}: {error}") from error
+    if kind.sampled and not kind.intake.shows_infinite(partition):
+        refuse_infinite(kind, number, partition)
+
+
+def refuse_infinite(kind: Kind, number: int, partition: Partition) -> None:
+    """Raise a ValueError where a partition that was not measured holds NaN or infinity."""
+    try:
+        kind.intake.refuse_infinite(partition)
+    except ValueError as error:
+        raise ValueError(f"{kind.name} {number}: {error}") from error
 
 
 def size_of(partition: Partition) -> int:
@@ -175,7 +180,13 @@ def visit(
     if kind.streamed and order.threads:
         thread.give_away()  # to the next visit's partition: it loads while this one trains
     with plugin.slots.take(order, thread.give_away) as seconds_free:
-        report = _visit(order, plugin.connect(ref), plugin, partitions, thread, kind.sampled)
+        try:
+            report = _visit(order, plugin.connect(ref), plugin, partitions, thread, kind.sampled)
+        except DivergedError:
+            if kind.sampled:
+                for number, partition in partitions.items():
+                    refuse_infinite(kind, number, partition)
+            raise
     return report._replace(seconds_free=seconds_free)
 
 

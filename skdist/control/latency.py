@@ -16,8 +16,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 LEAST_AUTO_THRESHOLD = 5e-3
 
 #: A round takes about 0.2 ms of its learner's time beside training, also where the server is a function call
-#: away; and rounds that are shorter than this do not make fits end lower either.
-LEAST_ROUND_SECONDS = 4e-3
+#: away, and several times that of processors that may have to train; and rounds that are shorter than this do
+#: not make fits end lower either.
+LEAST_ROUND_SECONDS = 8e-3
 
 #: No round is shorter than B0 over this, or than a mini-batch: a link that fails altogether must not end in
 #: rounds that are nothing but exchanges.

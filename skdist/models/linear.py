@@ -373,7 +373,8 @@ class LinearModel:
             )  # fmt: skip
         if noise is not None:
             noise.steps += self.steps(stop - start)
-        if not math.isfinite(total):
+        # The loss is that before each step; the last step on dense rows shows in the coefficients alone.
+        if not (math.isfinite(total) and (self.sparse or np.isfinite(state[0]).all())):
             raise DivergedError(
                 "Training diverged: the loss is not finite although the data is. Lower the step size "
                 "(AutoRate(scale=...) or eta0)."

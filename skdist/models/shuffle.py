@@ -16,6 +16,9 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 HALF = np.uint64(32)
 
+#: Runs that are read in turn, a row of each.
+RUNS_TOGETHER = 16
+
 #: Numbers are of so many bits.
 MASK = (1 << 64) - 1
 
@@ -30,25 +33,39 @@ def _mixed(number):
 
 @kernel
 def _shuffle(runs, order, page, skip, state):
-    """Put ``runs`` in random order, and the rows of each run after the other into ``order``."""
+    """Put ``runs`` in random order, and their rows into ``order``: of several runs in turn, a row of each."""
     for i in range(len(runs) - 1, 0, -1):
         state += GOLDEN
         # An integer in [0, i], for numbers far below 2^32.
         j = np.int64(((_mixed(state) >> HALF) * np.uint64(i + 1)) >> HALF)
         runs[i], runs[j] = runs[j], runs[i]
+    for i in range(len(runs)):
+        runs[i] = runs[i] * page - skip  # its first row
     place, n_rows = 0, len(order)
-    for run in runs:
-        first = run * page - skip
-        last = first + page
-        for row in range(0 if first < 0 else first, n_rows if last > n_rows else last):
-            order[place] = row
-            place += 1
+    together = RUNS_TOGETHER if page > 1 else max(len(runs), 1)
+    for first in range(0, len(runs), together):
+        begins = runs[first : first + together]
+        count, cut = len(begins), False
+        for begin in begins:
+            cut |= begin < 0 or begin + page > n_rows
+        for offset in range(page):
+            if not cut:
+                for i in range(count):
+                    order[place + i] = begins[i] + offset
+                place += count
+                continue
+            for begin in begins:  # one of them is cut off by an end of the rows
+                if 0 <= begin + offset < n_rows:
+                    order[place] = begin + offset
+                    place += 1
 
 
 def shuffled_pages(n_rows: int, page: int, entropy: Sequence[int]) -> np.ndarray:
     """Return the numbers below ``n_rows`` with runs of ``page`` neighbours in random order, as int32.
 
-    Where the runs begin is random too. ``entropy`` are integers.
+    Where the runs begin is random too. `RUNS_TOGETHER` of them are mixed: the processor has to look up where
+    each page of memory is, and so begins with the first of its rows, long before the others are needed.
+    ``entropy`` are integers.
     """
     state = 0
     for number in entropy:

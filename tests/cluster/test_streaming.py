@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse
 from distributed import Client, LocalCluster
 
-from skdist import DistributedSGDClassifier, DistributedSGDRegressor
+from skdist import DistributedSGDClassifier, DistributedSGDRegressor, DistributedTorchClassifier
 from skdist.cluster import partitions, visits
 from skdist.cluster.membership import Membership
 
@@ -113,14 +113,33 @@ def test_a_class_that_nobody_announced_is_an_error(here):
         clf.partial_fit(*Files(spoil).collections(), classes=[0, 1])
 
 
+@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize(("bad", "kind"), [(np.nan, "NaN"), (np.inf, "infinity")])
-def test_bad_values_show_when_they_are_loaded(here, bad, kind):
+def test_bad_values_show_when_they_are_loaded(here, bad, kind, sparse):
     def spoil(number, X, y):
         if number == 7:
             X[3, 2] = bad
 
+    files = Files(spoil)
+    X, y = files.collections()
+    X = X.map_blocks(scipy.sparse.csr_array) if sparse else X
     with pytest.raises(ValueError, match=rf"Partition 7: X contains {kind} \(1 values; columns 2\)"):
-        DistributedSGDClassifier(client=here).fit(*Files(spoil).collections())
+        DistributedSGDClassifier(client=here).fit(X, y)
+    assert max(files.loads.values()) <= 2, "the partition that holds it was found when it was visited"
+
+
+def test_bad_rows_of_a_module_show_when_they_are_loaded(here):
+    torch = pytest.importorskip("torch")
+
+    def spoil(number, X, y):
+        if number == 7:
+            X[3, 2] = np.inf
+
+    model = DistributedTorchClassifier(
+        torch.nn.Linear, module__in_features=5, module__out_features=2, client=here
+    )
+    with pytest.raises(ValueError, match=r"Partition 7: X contains NaN or infinity"):
+        model.fit(*Files(spoil).collections())
 
 
 @pytest.mark.parametrize("sparse", [False, True])

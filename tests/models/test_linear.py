@@ -94,6 +94,22 @@ def test_divergence_is_an_error(sparse):
         model.train(state, partition, model.order(partition, 0, 0), 0, 90, 0.0)
 
 
+@pytest.mark.parametrize("penalty", ["l2", "l1"])
+@pytest.mark.parametrize("fit_intercept", [False, True])
+def test_infinity_in_the_last_row_is_divergence(penalty, fit_intercept):
+    model, partition = model_of(
+        False, 2, loss="hinge", eta0=0.01, penalty=penalty, fit_intercept=fit_intercept, shuffle=False
+    )
+    X, targets = partition.X.copy(), partition.targets.copy()
+    X[-1], targets[-1] = 0.0, 1
+    X[-1, 0] = np.inf  # as right as can be: its loss is zero, and so is its gradient
+    partition = dataclasses.replace(partition, X=X, targets=targets)
+    state = model.initial_state()
+    state[:, :, 0] = 1.0
+    with pytest.raises(DivergedError, match="diverged"):
+        model.train(state, partition, model.order(partition, 0, 0), 0, 90, 0.0)
+
+
 @layouts
 def test_rows_may_be_read_only(sparse):
     model, partition = model_of(sparse, learning_rate=AutoRate())
