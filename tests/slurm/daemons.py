@@ -3,6 +3,7 @@
     python tests/slurm/daemons.py install # with apt, what is missing
     python tests/slurm/daemons.py start   # installs too, and prints SLURM_CONF=..., which the tests need
     python tests/slurm/daemons.py stop
+    python tests/slurm/daemons.py test    # all of that, and the tests in between; arguments are pytest's
 
 Needs root, and apt where Slurm is not installed. It has a munge and ports of its own, so that a Slurm
 that runs on the machine is not disturbed. All it writes is in one folder.
@@ -98,6 +99,15 @@ def start(folder: Path) -> None:
     print(f"SLURM_CONF={configuration}")
 
 
+def test(folder: Path, arguments: list[str]) -> int:
+    """Run the tests on daemons of their own; return what pytest returns."""
+    try:
+        start(folder)
+        return subprocess.run([sys.executable, "-m", "pytest", "tests/slurm", *arguments]).returncode
+    finally:
+        stop(folder)
+
+
 def stop(folder: Path) -> None:
     """Cancel all jobs, end the daemons that `start` started, and remove the folder."""
     if (folder / "slurm.conf").exists():
@@ -175,10 +185,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=["install", "start", "stop"])
+    parser.add_argument("action", choices=["install", "start", "stop", "test"])
     parser.add_argument("--folder", type=Path, default=FOLDER)
-    arguments = parser.parse_args()
-    if arguments.action == "install":
+    options, others = parser.parse_known_args()
+    if options.action == "test":
+        sys.exit(test(options.folder, others or ["-m", "slurm and not long"]))
+    if others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    if options.action == "install":
         install()
     else:
-        {"start": start, "stop": stop}[arguments.action](arguments.folder)
+        {"start": start, "stop": stop}[options.action](options.folder)
