@@ -39,7 +39,7 @@ def options() -> argparse.Namespace:
 def start_cluster(wanted: argparse.Namespace) -> Any:
     """Return a cluster of Slurm jobs, or of processes on this machine."""
     if wanted.local:
-        return LocalCluster(wanted.jobs, threads_per_worker=wanted.cores, dashboard_address=":0")
+        return LocalCluster(n_workers=wanted.jobs, threads_per_worker=wanted.cores, dashboard_address=":0")
     from dask_jobqueue import SLURMCluster
 
     settings = {name: getattr(wanted, name) for name in ("queue", "account", "interface")}

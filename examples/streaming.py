@@ -73,7 +73,9 @@ def main() -> None:
     """Write files, train from them and judge."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        LocalCluster(2, threads_per_worker=1, memory_limit=MEMORY, dashboard_address=":0") as cluster,
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, memory_limit=MEMORY, dashboard_address=":0"
+        ) as cluster,
         Client(cluster) as client,
     ):
         files, width = write_weeks(Path(folder))

@@ -97,7 +97,9 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=1)
     options = parser.parse_args()
     with (
-        LocalCluster(2, threads_per_worker=1, memory_limit=options.limit, dashboard_address=":0") as cluster,
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, memory_limit=options.limit, dashboard_address=":0"
+        ) as cluster,
         Client(cluster) as client,
     ):
         X, y, parts = collections(options.gigabytes, options.partition)

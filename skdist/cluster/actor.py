@@ -12,6 +12,7 @@ import numpy as np
 from distributed import get_worker
 
 from skdist.backup import Backup
+from skdist.cluster.deposit import leave
 from skdist.cluster.line import take
 from skdist.cluster.mailbox import Mailbox, most_shared, size_of
 from skdist.cluster.thin import Thin, filled
@@ -223,18 +224,25 @@ class ServerActor:
             server.abort()
         return self._handed_over
 
-    def finish(self, rounds: int = 0) -> Outcome:
-        """See `ParameterServer.finish`; the rounds that the driver has are left out."""
+    def finish(self, rounds: int = 0, path: str = "") -> Outcome:
+        """See `ParameterServer.finish`; the rounds that the driver has are left out.
+
+        ``path`` is that of a `skdist.cluster.deposit.Deposit`.
+        """
         outcome = self._served().finish()
-        return outcome._replace(rounds=outcome.rounds[rounds:])
+        return outcome._replace(rounds=outcome.rounds[rounds:], state=self._left(outcome.state, path))
 
     def progress(self) -> Progress:
         """See `ParameterServer.progress`."""
         return self._served().progress()
 
-    def snapshot(self, epoch: int) -> Snapshot:
-        """See `ParameterServer.snapshot`."""
-        return self._served().snapshot(epoch)
+    def snapshot(self, epoch: int, path: str = "") -> Snapshot:
+        """See `ParameterServer.snapshot`; ``path`` as for `finish`."""
+        snapshot = self._served().snapshot(epoch)
+        return snapshot._replace(state=self._left(snapshot.state, path))
+
+    def _left(self, state: Any, path: str) -> Any:
+        return leave(path, state, most_shared(get_worker())) if path else state
 
     def stop(self) -> int:
         """See `ParameterServer.stop`."""

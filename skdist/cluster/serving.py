@@ -19,6 +19,7 @@ from skdist.backup import Backup
 from skdist.cluster import tasks
 from skdist.cluster.actors import WATCH_SECONDS, Actors
 from skdist.cluster.connection import ServerRef
+from skdist.cluster.deposit import Deposit
 from skdist.cluster.membership import LOOK_SECONDS, Membership, Present
 from skdist.cluster.shards import collected
 from skdist.cluster.thin import thin
@@ -170,14 +171,20 @@ class Serving:
     async def finish(self, rounds: int) -> Outcome:
         """End the fit; parameters as in `back_up`."""
         async with self._cutting:
-            outcome: Outcome = await self.call("finish", rounds - self._rounds)
+            outcome: Outcome = await self._asked("finish", rounds - self._rounds)
             return outcome._replace(state=await self._parameters(outcome))
 
     async def snapshot(self, epoch: int) -> Snapshot:
         """Return the parameters now; see `ParameterServer.snapshot`."""
         async with self._cutting:
-            snapshot: Snapshot = await self.call("snapshot", epoch)
+            snapshot: Snapshot = await self._asked("snapshot", epoch)
             return snapshot._replace(state=await self._parameters(snapshot))
+
+    async def _asked(self, method: str, *args: Any) -> Any:
+        """Call a method that returns parameters, which may be left in shared memory."""
+        with Deposit() as deposit:
+            found = await self.call(method, *args, deposit.path)
+            return found._replace(state=deposit.collect(found.state))
 
     async def _parameters(self, found: Outcome | Snapshot) -> np.ndarray:
         stage = await self._collected(Stage(found.state, None, 0, found.clock), moving=False)

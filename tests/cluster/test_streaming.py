@@ -22,7 +22,7 @@ def here(monkeypatch):
     """A client of workers in this process, whose loads can be counted."""
     monkeypatch.setattr(partitions, "HELD_SHARE", 0.0)
     with (
-        LocalCluster(2, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0") as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client

@@ -1,0 +1,95 @@
+"""Parameters that the driver asks for, through a file that is memory, where it is on the server's machine.
+
+Through Dask an array of 17 MB takes 45 ms, by way of the scheduler; written down and read again it takes 12.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from skdist.cluster.line import FOLDER
+
+logger = logging.getLogger("skdist")
+
+#: Smaller arrays are part of the message.
+LEAST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Left:
+    """Stands for an array in a message.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the array.
+    dtype : dtype
+        Of the array.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+class Deposit:
+    """A file where another process may leave an array; used in a ``with`` block, and removed at its end.
+
+    Attributes
+    ----------
+    path : str
+        '' where the system has no such files.
+    """
+
+    def __init__(self) -> None:
+        self.path = ""
+
+    def __enter__(self) -> Deposit:
+        try:
+            descriptor, self.path = tempfile.mkstemp(prefix="skdist-", dir=FOLDER)
+            os.close(descriptor)
+        except OSError as error:
+            logger.info("Parameters come through Dask: %s.", error)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+    def collect(self, found: Any) -> Any:
+        """Return the array that was left, or what was sent instead."""
+        if not isinstance(found, Left):
+            return found
+        return np.fromfile(self.path, found.dtype).reshape(found.shape)
+
+
+def leave(path: str, values: Any, most: float) -> Any:
+    """Leave an array in a file of `Deposit`; return what to send: that it is there, or the array itself.
+
+    Parameters
+    ----------
+    path : str
+        Of the file; on another machine there is none.
+    values : ndarray or Mark
+        What is asked for; a mark is small.
+    most : float
+        Bytes that may be left.
+    """
+    if not path or not isinstance(values, np.ndarray) or not LEAST_BYTES <= values.nbytes <= most:
+        return values
+    try:
+        with open(path, "r+b") as file:
+            values.tofile(file)
+    except OSError as error:
+        logger.info("Parameters go through Dask: %s.", error)
+        return values
+    return Left(values.shape, values.dtype)
