@@ -17,6 +17,7 @@ from skdist.control.schedules import (
     Schedule,
     named_schedule,
 )
+from skdist.models.columns import Places
 from skdist.models.compile import as_input
 from skdist.models.linear import LinearModel, sweep_interval
 from skdist.models.losses import LOSSES
@@ -156,7 +157,7 @@ def build_model(
     width = len(moments.mean)
     kind = LOSSES[loss]
     scale, center, norm = moments.preconditioner(batch, centered=fit_intercept, unbounded=kind.unbounded)
-    steep = moments.steepness(scale, center, moments.columns)
+    steep = moments.steepness(scale, center)
     # Where far values bound the scales, the intercept is what is steepest.
     alignment = max(moments.alignment, steep / norm)
     factors = targets.factors(class_weight) if isinstance(targets, Classes) else np.zeros(0)
@@ -179,9 +180,10 @@ def build_model(
     whole = scale / (curvature * spread * norm * alignment * max(mean for mean, _, _ in weights))
     if isinstance(learning_rate, AutoRate):
         # A learner is with one partition for many steps: they must be stable on the rows of each.
+        among = Places(moments.columns)
         steepest = max(
             # The only step of a partition that is shorter than a batch is scaled by its size.
-            (p.weight / max(p.rows, batch) * p.steepness(scale, center, moments.columns) for p in parts),
+            (p.weight / max(p.rows, batch) * p.steepness(scale, center, among) for p in parts),
             default=0.0,
         )
         steepness = max(steepest * moments.rows / (moments.weight * steep), 1.0)

@@ -20,7 +20,7 @@ MOST_SHARE = 0.5
 #: A mask finds the columns faster than sorting, where it is at most so many times as long as all the parts.
 LONGEST_MASK = 64
 
-#: A table finds their places faster than searching, where it is at most so many times as long as they are.
+#: A table finds places faster than searching, where it is at most so many times as long as the columns.
 LONGEST_TABLE = 24
 
 
@@ -69,21 +69,35 @@ def spread(
     if columns is among or columns is None:
         return values
     wide = np.zeros((*values.shape[:-1], width if among is None else len(among)), dtype=values.dtype)
-    wide[..., places(columns, among)] = values
+    wide[..., Places(among).of(columns)] = values
     return wide
 
 
-def places(columns: np.ndarray, among: np.ndarray | None) -> np.ndarray:
-    """Return where columns are among others, of which they are a part."""
-    if among is None:
-        return columns
-    width = int(among[-1]) + 1 if len(among) else 0
-    if width > LONGEST_TABLE * len(columns):
-        return np.searchsorted(among, columns)
-    table = np.empty(width, dtype=np.int32 if len(among) < 2**31 else np.intp)
-    table[among] = np.arange(len(among), dtype=table.dtype)
-    found: np.ndarray = table[columns]
-    return found
+class Places:
+    """Where columns are among others, of which they are a part.
+
+    Parameters
+    ----------
+    among : ndarray or None
+        These others.
+    """
+
+    def __init__(self, among: np.ndarray | None) -> None:
+        self._among = among
+        self._table: np.ndarray | None = None
+        if among is not None and len(among) and among[-1] < LONGEST_TABLE * len(among):
+            self._table = np.empty(int(among[-1]) + 1, dtype=np.int32 if len(among) < 2**31 else np.intp)
+            self._table[among] = np.arange(len(among), dtype=self._table.dtype)
+
+    def of(self, columns: np.ndarray | None) -> Any:
+        """Return the places of some columns, as an index; a slice of all where these are all there are."""
+        if columns is None or columns is self._among:
+            return slice(None)
+        if self._among is None:
+            return columns
+        if self._table is None:
+            return np.searchsorted(self._among, columns)
+        return self._table[columns]
 
 
 def narrowed(rows: Any, columns: np.ndarray) -> sp.csr_array:

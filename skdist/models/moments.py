@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from skdist.models.columns import narrowed, places, spread, stored_columns, union
+from skdist.models.columns import Places, narrowed, spread, stored_columns, union
 from skdist.models.compile import as_input, kernel
 from skdist.models.prefetch import prefetch_rows
 
@@ -125,7 +125,7 @@ class Moments:
             norm = 1.0 + float(scale @ deviation) / self.weight
         return scale, center, norm
 
-    def steepness(self, scale: np.ndarray, center: np.ndarray, columns: np.ndarray | None = None) -> float:
+    def steepness(self, scale: np.ndarray, center: np.ndarray, among: Places | None = None) -> float:
         """Return how fast the slope of a loss of curvature 1 changes along its steepest direction.
 
         An estimate of the largest eigenvalue of the mean of ``z_i z_i'`` with ``z_i = (1, sqrt(scale) (x_i -
@@ -135,13 +135,13 @@ class Moments:
         ----------
         scale, center : ndarray of shape (n_features,)
             From `preconditioner`, perhaps of other rows.
-        columns : ndarray or None
-            The columns of these, as in `Moments`; those of these rows are among them.
+        among : Places, optional
+            Of the columns of these; those of these rows where None.
         """
         if not self.weight > 0:
             return 0.0
-        if self.columns is not None and columns is not self.columns:
-            own = places(self.columns, columns)
+        if among is not None:
+            own = among.of(self.columns)
             scale, center = scale[own], center[own]
         spread = scale * self.deviation / self.weight
         # At least the largest variance; a bound that nothing exceeds would make rare features look steep.
@@ -281,35 +281,48 @@ def combine(parts: Sequence[Moments]) -> Moments:
         return parts[0]
     total = sum(part.weight for part in parts)
     divisor = total if total > 0 else 1.0
-    rows = sum(part.rows for part in parts)
     columns = union([part.columns for part in parts])
-    parts = [part.over(columns) for part in parts]
-    mean = np.sum([part.weight * part.mean for part in parts], axis=0) / divisor
-    deviation = np.sum([part.deviation + part.weight * (part.mean - mean) ** 2 for part in parts], axis=0)
+    among = Places(columns)
+    own = [among.of(part.columns) for part in parts]
+    width = parts[0].n_features if columns is None else len(columns)
+    mean, deviation, present = np.zeros((3, width))
+    # What a part does not store is zero in it: nothing to add, and within its bounds.
+    sparse, dtype = parts[0].sparse, np.result_type(*(part.low for part in parts))
+    low, high = (
+        np.full(width, 0 if sparse else np.inf, dtype),
+        np.full(width, 0 if sparse else -np.inf, dtype),
+    )
+    for part, at in zip(parts, own, strict=True):
+        mean[at] += part.weight * part.mean
+    mean /= divisor
+    for part, at in zip(parts, own, strict=True):
+        deviation[at] += part.deviation + part.weight * (part.mean - mean[at]) ** 2
+        present[at] += part.present
+        low[at], high[at] = np.minimum(low[at], part.low), np.maximum(high[at], part.high)
     return Moments(
-        rows=rows,
+        rows=sum(part.rows for part in parts),
         weight=total,
         n_features=parts[0].n_features,
         columns=columns,
         mean=mean,
         deviation=deviation,
-        low=np.min([part.low for part in parts], axis=0),
-        high=np.max([part.high for part in parts], axis=0),
-        present=np.sum([part.present for part in parts], axis=0),
-        sparse=parts[0].sparse,
+        low=low,
+        high=high,
+        present=present,
+        sparse=sparse,
         stored=sum(part.stored for part in parts),
         heaviest=max(part.heaviest for part in parts),
         weight_square=sum(part.weight_square for part in parts),
-        alignment=_combined_alignment(parts, deviation),
+        alignment=_combined_alignment(parts, own, deviation),
     )
 
 
-def _combined_alignment(parts: Sequence[Moments], deviation: np.ndarray) -> float:
+def _combined_alignment(parts: Sequence[Moments], own: Sequence[Any], deviation: np.ndarray) -> float:
     """Bound the alignment of all rows: what lies between the parts may all lie in one direction."""
     inverse = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 0)
     total = np.count_nonzero(inverse)
     # Not by BLAS, whose threads wait for one another on a busy machine.
-    shares = [float((part.deviation * inverse).sum()) for part in parts]
+    shares = [float((part.deviation * inverse[at]).sum()) for part, at in zip(parts, own, strict=True)]
     within = sum(part.alignment * share for part, share in zip(parts, shares, strict=True))
     return min(1.0, (within + max(total - sum(shares), 0.0)) / total) if total else 1.0
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from skdist.models.columns import narrowed, places, spread, stored_columns, union
+from skdist.models.columns import Places, narrowed, spread, stored_columns, union
 
 
 def rows_in(columns, n_features, n_rows=20, seed=0):
@@ -47,6 +47,8 @@ def test_narrowed_rows_keep_what_is_stored_in_the_columns():
 @pytest.mark.parametrize("last", [9, 10**12])
 def test_places_among_others(last):
     columns, among = np.array([2, 5, last]), np.array([1, 2, 5, 7, last])
-    np.testing.assert_array_equal(places(columns, among), [1, 2, 4])
-    assert len(places(columns[:0], among)) == len(places(columns[:0], among[:0])) == 0
-    assert places(columns, None) is columns
+    places = Places(among)
+    np.testing.assert_array_equal(places.of(columns), [1, 2, 4])
+    assert len(places.of(columns[:0])) == len(Places(among[:0]).of(columns[:0])) == 0
+    assert places.of(among) == places.of(None) == slice(None)
+    assert Places(None).of(columns) is columns
