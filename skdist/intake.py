@@ -92,8 +92,8 @@ class Arrays:
         arrays.refuse_infinite(partition)
 
     def shows_infinite(self, partition: Partition) -> bool:
-        """Whether training shows NaN and infinity: the parameters are looked at after it."""
-        return True
+        """Whether training shows NaN and infinity: a module may hide them."""
+        return False
 
     def summarize(self, partition: Partition, worker: str = "") -> Summary:
         """Count the rows of a partition and look for values that are not finite."""

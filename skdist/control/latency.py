@@ -16,9 +16,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 LEAST_AUTO_THRESHOLD = 5e-3
 
 #: A round takes about 0.2 ms of its learner's time beside training, also where the server is a function call
-#: away, and several times that of processors that may have to train; and rounds that are shorter than this do
-#: not make fits end lower either.
-LEAST_ROUND_SECONDS = 8e-3
+#: away; and rounds that are shorter than this do not make fits end lower either.
+LEAST_ROUND_SECONDS = 4e-3
+
+#: It takes several times that of processors that may have to train: rounds are so long where a learner makes
+#: enough of them all the same. With fewer, it would be seen later that a fit has converged.
+USUAL_ROUND_SECONDS = 8e-3
+ENOUGH_ROUNDS = 8
 
 #: No round is shorter than B0 over this, or than a mini-batch: a link that fails altogether must not end in
 #: rounds that are nothing but exchanges.
@@ -179,7 +183,8 @@ def automatic_standard(
     shortest = max(share // 32, 2 * batch_size, min(exchange_rows, share // 4))
     wanted, least = float(shortest), 0.0
     if seconds_per_row > 0:
-        wanted = max(2 * seconds_exchange, LEAST_ROUND_SECONDS) / seconds_per_row
+        usual = min(max(seconds_per_row * share / ENOUGH_ROUNDS, LEAST_ROUND_SECONDS), USUAL_ROUND_SECONDS)
+        wanted = max(2 * seconds_exchange, usual) / seconds_per_row
         least = seconds_exchange / seconds_per_row
     longest = max(share // 4, min(least, share // 2), shortest)
     rows = int(min(max(wanted, shortest), longest))

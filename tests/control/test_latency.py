@@ -120,7 +120,9 @@ def test_throughput_without_measurements_asks_for_the_shortest_round():
 
 
 def test_automatic_standard_hides_the_exchange_behind_training():
-    assert automatic_standard(1e-6, 1e-3, 100_000, 64, doubled=False) == 8_000  # the least that pays
+    assert automatic_standard(1e-6, 1e-3, 20_000, 64, doubled=False) == 4_000  # the least that pays
+    assert automatic_standard(1e-6, 1e-3, 48_000, 64, doubled=False) == 6_000  # an eighth of the share
+    assert automatic_standard(1e-6, 1e-3, 100_000, 64, doubled=False) == 8_000  # as long as one usually is
     assert automatic_standard(1e-6, 1e-3, 320_000, 64, doubled=False) == 10_000  # a 32nd of the share
     assert automatic_standard(1e-6, 5e-3, 100_000, 64, doubled=False) == 10_000
     assert automatic_standard(1e-6, 5e-3, 100_000, 64, doubled=True) == 20_000
