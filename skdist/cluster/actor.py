@@ -99,8 +99,7 @@ class ServerActor:
         """Share memory with a learner; return whether that is possible."""
         self._mailboxes.pop(learner, None)
         self._drop_abandoned()
-        shared = sum([known.size for known in self._mailboxes.values()])
-        if shared + size_of(nbytes) > most_shared(get_worker()):
+        if size_of(nbytes) > self._unshared():
             return False
         mailbox = Mailbox.attach(path, nbytes)
         if mailbox is not None:
@@ -242,7 +241,11 @@ class ServerActor:
         return snapshot._replace(state=self._left(snapshot.state, path))
 
     def _left(self, state: Any, path: str) -> Any:
-        return leave(path, state, most_shared(get_worker())) if path else state
+        return leave(path, state, self._unshared()) if path else state
+
+    def _unshared(self) -> float:
+        """Return the bytes that may still be shared."""
+        return most_shared(get_worker()) - sum([known.size for known in self._mailboxes.values()])
 
     def stop(self) -> int:
         """See `ParameterServer.stop`."""

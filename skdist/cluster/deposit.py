@@ -11,7 +11,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -40,36 +40,50 @@ class Left:
 
 
 class Deposit:
-    """A file where another process may leave an array; used in a ``with`` block, and removed at its end.
+    """A file where another process may leave an array; used in a ``with`` block, and gone at its end.
+
+    It has no name any more once the other process has opened it, so that the memory is free when both are
+    gone, however they end.
+
+    Parameters
+    ----------
+    nbytes : int
+        Of the array that is expected; there is no file for a small one.
 
     Attributes
     ----------
     path : str
-        '' where the system has no such files.
+        '' where there is none, or the system has no such files.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nbytes: int) -> None:
         self.path = ""
+        self._nbytes = nbytes
+        self._file: BinaryIO | None = None
 
     def __enter__(self) -> Deposit:
-        try:
-            descriptor, self.path = tempfile.mkstemp(prefix="skdist-", dir=FOLDER)
-            os.close(descriptor)
-        except OSError as error:
-            logger.info("Parameters come through Dask: %s.", error)
+        if self._nbytes >= LEAST_BYTES:
+            try:
+                descriptor, self.path = tempfile.mkstemp(prefix="skdist-", dir=FOLDER)
+                self._file = os.fdopen(descriptor, "rb")
+            except OSError as error:
+                logger.info("Parameters come through Dask: %s.", error)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
+        if self._file is not None:
+            self._file.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
 
     def collect(self, found: Any) -> Any:
         """Return the array that was left, or what was sent instead."""
         if not isinstance(found, Left):
             return found
-        return np.fromfile(self.path, found.dtype).reshape(found.shape)
+        assert self._file is not None
+        return np.fromfile(self._file, found.dtype).reshape(found.shape)
 
 
 def leave(path: str, values: Any, most: float) -> Any:
@@ -88,8 +102,11 @@ def leave(path: str, values: Any, most: float) -> Any:
         return values
     try:
         with open(path, "r+b") as file:
+            os.unlink(path)
             values.tofile(file)
+            written = os.fstat(file.fileno()).st_size
     except OSError as error:
         logger.info("Parameters go through Dask: %s.", error)
         return values
-    return Left(values.shape, values.dtype)
+    # NumPy does not say whether there was room for the end.
+    return Left(values.shape, values.dtype) if written == values.nbytes else values

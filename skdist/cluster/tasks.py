@@ -39,7 +39,7 @@ class Kind(NamedTuple):
     streamed : bool
         Whether each visit loads its partitions anew.
     sampled : bool
-        Whether not all partitions are measured: then what the others hold shows when they are loaded.
+        Whether not all partitions are measured: then what the others hold shows when they are visited.
     """
 
     name: str

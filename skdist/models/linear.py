@@ -19,7 +19,7 @@ from skdist.models.compile import as_input
 from skdist.models.kernels import dense_steps, sparse_steps
 from skdist.models.loss_kernels import fill_gradients, gradient_filler
 from skdist.models.losses import LOSSES, NO_CLASS
-from skdist.models.moments import Moments
+from skdist.models.moments import Moments, refuse_infinite
 from skdist.models.noise import GradientNoise
 from skdist.models.partition import Partition, epoch_order
 
@@ -224,6 +224,7 @@ class LinearModel:
         """Return a partition in the layout and dtype of the model, its codes those of ``classes``."""
         rows = partition.X
         if self.sparse and not sp.issparse(rows):
+            refuse_infinite(rows, partition.weights)  # steps on sparse rows would not show it
             rows = sp.csr_array(rows.astype(self.dtype, copy=False))
         elif sp.issparse(rows) and not self.sparse:
             rows = np.ascontiguousarray(rows.toarray(), dtype=self.dtype)
@@ -340,7 +341,7 @@ class LinearModel:
         Raises
         ------
         DivergedError
-            Where the loss is not finite any more.
+            Where the loss is not finite any more, or coefficients of dense rows.
         """
         schedule, averaged = self.schedule, self.averaged
         average_from = schedule.average_from if averaged else 0.0

@@ -322,7 +322,7 @@ def as_numbers(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def rows_per_page(X: Any) -> int:
-    """Return how many neighbouring rows `row_order` keeps together."""
+    """Return how many neighbouring rows `row_order` keeps near one another."""
     size = bytes_of(X)
     if size <= CACHE_BYTES:
         return 1
@@ -350,14 +350,15 @@ def row_order(n_rows: int, page: int, entropy: tuple[int, ...]) -> np.ndarray:
     """Return the order in which an epoch reads the rows of a partition.
 
     Reading single rows at random costs twice the time of reading them in turn, so pages of ``page``
-    neighbouring rows are shuffled instead; where the pages begin changes with the epoch.
+    neighbouring rows are shuffled instead, and a few of them read together; where they begin changes with the
+    epoch.
 
     Parameters
     ----------
     n_rows : int
         Rows of the partition.
     page : int
-        Rows that stay together; 1 is a full permutation.
+        Rows that stay near one another; 1 is a full permutation.
     entropy : tuple of int
         Seed, epoch and partition: the same numbers give the same order anywhere.
 

@@ -61,10 +61,11 @@ def _shuffle(runs, order, page, skip, state):
 
 
 def shuffled_pages(n_rows: int, page: int, entropy: Sequence[int]) -> np.ndarray:
-    """Return the numbers below ``n_rows`` with runs of ``page`` neighbours in random order, as int32.
+    """Return the numbers below ``n_rows``, int32, with runs of ``page`` neighbours in random order.
 
-    Where the runs begin is random too. `RUNS_TOGETHER` of them are mixed: the processor has to look up where
-    each page of memory is, and so begins with the first of its rows, long before the others are needed.
+    Where the runs begin is random too. `RUNS_TOGETHER` of them are gone through together, a number of each in
+    turn: the processor has to look up where each page of memory is, and so begins with the first of its rows,
+    long before the others are needed.
     ``entropy`` are integers.
     """
     state = 0

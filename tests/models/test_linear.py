@@ -110,6 +110,14 @@ def test_infinity_in_the_last_row_is_divergence(penalty, fit_intercept):
         model.train(state, partition, model.order(partition, 0, 0), 0, 90, 0.0)
 
 
+def test_dense_rows_of_a_sparse_model_are_searched_for_infinity():
+    model, _ = model_of(True, 2)
+    X, y = rows_of(90, 4, 2)
+    X[7, 2] = np.inf
+    with pytest.raises(ValueError, match=r"X contains infinity \(1 values; columns 2\)"):
+        model.accept(convert(X, y), None)
+
+
 @layouts
 def test_rows_may_be_read_only(sparse):
     model, partition = model_of(sparse, learning_rate=AutoRate())
