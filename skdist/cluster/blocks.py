@@ -104,6 +104,11 @@ class Blocks:
         """Return futures of blocks that are lazy; options as of `distributed.Client.compute`."""
         return self._compute([self.all[number] for number in numbers], **options)
 
+    def loaded(self, numbers: Sequence[int]) -> None:
+        """Take in that some that are lazy were loaded: the next time, they may be moved as often again."""
+        for number in numbers:
+            self._moves.pop(number, None)
+
     def hold(self, present: Present) -> None:
         """Make those that are lazy once and for all."""
         self.all = self._compute(self.all, **anywhere(present))

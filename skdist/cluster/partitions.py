@@ -196,6 +196,7 @@ class Partitions:
                 yield loads
                 self.let_go()
                 await settle(loads)
+                self._blocks.loaded(numbers)
             finally:
                 for each in loading:
                     self._loading.remove(each)

@@ -64,3 +64,10 @@ def test_a_partition_whose_only_workers_have_left_is_lost():
     blocks = blocks_of([], ["pending", "finished", "pending"])
     blocks._only_on = {0: frozenset({"gone"}), 1: frozenset({"gone"}), 2: frozenset({"gone", "a"})}
     assert lost(blocks, ALL) == [0]
+
+
+def test_a_partition_that_was_loaded_in_between_may_be_given_to_others_as_often_again():
+    blocks = blocks_of(["source-0"], ["pending"])
+    for _ in range(2):
+        assert [lost(blocks, FROZEN) for _ in range(MOST_TRIES + 1)] == [[0]] * MOST_TRIES + [[]]
+        blocks.loaded([0])
