@@ -196,7 +196,7 @@ class Partitions:
                 yield loads
                 self.let_go()
                 await settle(loads)
-                self._blocks.loaded(numbers)
+                self._blocks.loaded([n for n, load in loading if load.status == "finished"])
             finally:
                 for each in loading:
                     self._loading.remove(each)

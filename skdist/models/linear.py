@@ -377,7 +377,7 @@ class LinearModel:
         # The loss is that before each step; the last step on dense rows shows in the coefficients alone.
         if not (math.isfinite(total) and (self.sparse or np.isfinite(state[0]).all())):
             raise DivergedError(
-                "Training diverged: the loss is not finite although the data is. Lower the step size "
+                "Training diverged: the loss, or a coefficient, is not finite. Lower the step size "
                 "(AutoRate(scale=...) or eta0)."
             )
         return float(total) / (1 if loss.joint else self.n_problems)
