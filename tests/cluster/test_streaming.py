@@ -60,7 +60,7 @@ class Files:
 
 
 def visits_to(clf):
-    """Count the visits to each partition: one in a pass, and one more where a slow one left rows to another."""
+    """Count the visits to each partition: one in a pass, more where a slow one left rows to another."""
     return Counter(record.partition for record in clf.history_.visits)
 
 
