@@ -32,6 +32,9 @@ also add the gradient of each step to it and the squared norm of that gradient t
 `skdist.models.noise` defines them. The loops that move the coefficients are the same either way, so that
 watching does not change the result by a bit. ``sums``, ``l1`` and ``passive``, the code of a
 passive-aggressive schedule, are None where they are not needed: numba leaves out what depends on them.
+
+The arrays after these are working memory, see `working_memory`: numba would take a quarter longer for kernels
+that allocate it.
 """
 
 from __future__ import annotations
@@ -47,6 +50,21 @@ from skdist.control.schedules import (
 )
 from skdist.models.compile import inlined, kernel
 from skdist.models.prefetch import prefetch, prefetch_rows
+
+
+def working_memory(
+    batch_size: int, n_problems: int, dtype: np.dtype, target_dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return what a step writes down of its rows: predictions, losses, targets and weights.
+
+    There is room for the predictions of three more rows: the dense kernel takes four at a time.
+    """
+    return (
+        np.empty((batch_size + 3, n_problems), dtype),
+        np.empty((batch_size, n_problems)),
+        np.empty(batch_size, target_dtype),
+        np.empty(batch_size, dtype),
+    )
 
 
 @inlined
@@ -118,6 +136,7 @@ def dense_steps(
     X, targets, weights, order, start, stop, batch_size, state, t,
     fill, loss, epsilon, class_weights, positive, l1, l2, fit_intercept, scale, center,
     schedule, passive, eta0, parameter, averaged, power, average_from, least, sums, squares,
+    z, values, y, w, gradient,
 ):  # fmt: skip
     """Train on ``order[start:stop]`` of a C-contiguous ``X``."""
     n_features = X.shape[1]
@@ -125,11 +144,6 @@ def dense_steps(
     n_problems = theta.shape[0]
     number = theta.dtype.type
     zero = number(0)
-    z = np.empty((batch_size, n_problems), theta.dtype)
-    values = np.empty((batch_size, n_problems))
-    y = np.empty(batch_size, targets.dtype)
-    w = np.empty(batch_size, theta.dtype)
-    gradient = np.empty((n_problems, n_features), theta.dtype)
     if sums is not None:
         root = np.sqrt(scale.astype(np.float64)) / batch_size
     total = 0.0
@@ -139,14 +153,15 @@ def dense_steps(
             row = order[first + i]
             y[i] = targets[row]
             w[i] = weights[row]
-        # Four rows at a time, here and below: one alone would wait for its own sums. And half of the rows of
-        # the next step are asked for here, half below: memory is to be busy all the time.
-        i = 0
-        while i + 4 <= size:
+        # Four rows at a time, here and below: one alone would wait for its own sums. Where fewer are left,
+        # the last one is taken again, and counts nothing below. Half of the rows of the next step are asked
+        # for here, half below: memory is to be busy all the time.
+        last = first + size - 1
+        for i in range(0, size, 4):
             x0 = X[order[first + i]]
-            x1 = X[order[first + i + 1]]
-            x2 = X[order[first + i + 2]]
-            x3 = X[order[first + i + 3]]
+            x1 = X[order[min(first + i + 1, last)]]
+            x2 = X[order[min(first + i + 2, last)]]
+            x3 = X[order[min(first + i + 3, last)]]
             for k in range(n_problems):
                 u = theta[k]
                 z0 = z1 = z2 = z3 = zero
@@ -160,16 +175,6 @@ def dense_steps(
                 z[i + 2, k] = z2 + u[n_features]
                 z[i + 3, k] = z3 + u[n_features]
             _ask_for(X, targets, weights, order, first + batch_size + i // 2, 2, stop)
-            i += 4
-        while i < size:
-            x0 = X[order[first + i]]
-            for k in range(n_problems):
-                u = theta[k]
-                z0 = zero
-                for j in range(n_features):
-                    z0 += x0[j] * u[j]
-                z[i, k] = z0 + u[n_features]
-            i += 1
         total += fill(loss, epsilon, z[:size], values[:size], y, w, class_weights, positive)
         if passive is not None:
             for i in range(size):
@@ -178,28 +183,19 @@ def dense_steps(
                 for j in range(n_features):
                     square += x[j] * x[j]
                 _be_passive(passive, eta0, square, z[i], values[i])
+        z[size:] = zero
         gradient[:] = zero
-        i = 0
-        while i + 4 <= size:
+        for i in range(0, size, 4):
             x0 = X[order[first + i]]
-            x1 = X[order[first + i + 1]]
-            x2 = X[order[first + i + 2]]
-            x3 = X[order[first + i + 3]]
+            x1 = X[order[min(first + i + 1, last)]]
+            x2 = X[order[min(first + i + 2, last)]]
+            x3 = X[order[min(first + i + 3, last)]]
             for k in range(n_problems):
                 r0, r1, r2, r3 = z[i, k], z[i + 1, k], z[i + 2, k], z[i + 3, k]
                 g = gradient[k]
                 for j in range(n_features):
                     g[j] += r0 * x0[j] + r1 * x1[j] + r2 * x2[j] + r3 * x3[j]
             _ask_for(X, targets, weights, order, first + batch_size + (size + i) // 2, 2, stop)
-            i += 4
-        while i < size:
-            x0 = X[order[first + i]]
-            for k in range(n_problems):
-                r0 = z[i, k]
-                g = gradient[k]
-                for j in range(n_features):
-                    g[j] += r0 * x0[j]
-            i += 1
         if sums is not None:
             squares[0] += _observe_dense(gradient, z[:size], center, root, batch_size, fit_intercept, sums)
         eta = number(step_size(schedule, eta0, parameter, t) / batch_size)
@@ -299,7 +295,7 @@ def _observe_sparse(data, indices, indptr, rows, r, batch_size, fit_intercept, s
 def sparse_steps(
     data, indices, indptr, targets, weights, order, start, stop, batch_size, state, t,
     fill, loss, epsilon, class_weights, positive, l1, l2, fit_intercept, scale, share, schedule, passive,
-    eta0, parameter, averaged, power, average_from, least, sweep, sums, squares,
+    eta0, parameter, averaged, power, average_from, least, sweep, sums, squares, z, values, y, w,
 ):  # fmt: skip
     """Train on ``order[start:stop]`` of CSR rows, touching only the coefficients of stored values.
 
@@ -316,10 +312,6 @@ def sparse_steps(
     if l1 is not None:
         slopes, sparsity = np.zeros_like(theta), number(l1)  # sums over the steps since ``begun``
         begun = t
-    z = np.empty((batch_size, n_problems), theta.dtype)
-    values = np.empty((batch_size, n_problems))
-    y = np.empty(batch_size, targets.dtype)
-    w = np.empty(batch_size, theta.dtype)
     total = 0.0
     for first in range(start, stop, batch_size):
         size = min(batch_size, stop - first)

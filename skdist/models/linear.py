@@ -16,7 +16,7 @@ from skdist.control.schedules import PASSIVE_AGGRESSIVE_1, Schedule
 from skdist.exceptions import DivergedError, UnlikeSampleError
 from skdist.models.columns import digest_of, narrowed, spread
 from skdist.models.compile import as_input
-from skdist.models.kernels import dense_steps, sparse_steps
+from skdist.models.kernels import dense_steps, sparse_steps, working_memory
 from skdist.models.loss_kernels import fill_gradients, gradient_filler
 from skdist.models.losses import LOSSES, NO_CLASS
 from skdist.models.moments import Moments, refuse_infinite
@@ -349,11 +349,13 @@ class LinearModel:
         targets, weights, X = as_input(partition.targets), as_input(partition.weights), partition.X
         order, scale, center = as_input(order), as_input(self.scale), as_input(self.center)
         loss, class_weights = LOSSES[self.loss], as_input(self.class_weights)
-        fill = gradient_filler(loss.code, self.dtype, targets.dtype)
+        plain = self.n_problems == 1 and not len(class_weights)
+        fill = gradient_filler(loss.code, self.dtype, targets.dtype, plain)
         # numba leaves out of a kernel what it gets None for: a common one has half the code to compile.
         passive = schedule.code if schedule.code >= PASSIVE_AGGRESSIVE_1 else None
         l1 = self.l1 if self.l1 > 0 else None
         sums, squares = (None, None) if noise is None else (noise.sums, noise.squares)
+        memory = working_memory(self.batch_size, self.n_problems, self.dtype, targets.dtype)
         if self.sparse:
             total = sparse_steps(
                 as_input(X.data), as_input(X.indices), as_input(X.indptr), targets, weights,
@@ -361,7 +363,7 @@ class LinearModel:
                 loss.code, self.epsilon, class_weights, self._positive, l1, self.l2,
                 self.fit_intercept, scale, as_input(self.share), schedule.code, passive,
                 schedule.eta0 * rate, schedule.parameter, averaged, power, average_from, self._least,
-                self.sweep, sums, squares,
+                self.sweep, sums, squares, *memory,
             )  # fmt: skip
         else:
             total = dense_steps(
@@ -370,7 +372,7 @@ class LinearModel:
                 loss.code, self.epsilon, class_weights, self._positive, l1, self.l2,
                 self.fit_intercept, scale, center, schedule.code, passive,
                 schedule.eta0 * rate, schedule.parameter, averaged, power, average_from, self._least, sums,
-                squares,
+                squares, *memory, np.empty((self.n_problems, self.n_features), self.dtype),
             )  # fmt: skip
         if noise is not None:
             noise.steps += self.steps(stop - start)

@@ -294,6 +294,19 @@ def _weigh(z, values, targets, weights, class_weights, positive, sign, joint):
     return total
 
 
+def _log_losses_of_two(loss, epsilon, z, values, targets, weights, class_weights, positive):
+    # All in one loop, which vectorises for numbers of one type only: so `values` stay as they are.
+    zero, one, total = z.dtype.type(0), z.dtype.type(1), 0.0
+    for i in range(len(z)):
+        own, weight = targets[i] == positive, weights[i]
+        margin = z[i, 0] if own else -z[i, 0]
+        power = exp_minus(abs(margin))
+        total += weight * (log_one_plus(power) + (-margin if margin < zero else zero))
+        slope = weight * ((power if margin > zero else one) / (one + power))
+        z[i, 0] = -slope if own else slope
+    return total
+
+
 def _log_losses(loss, epsilon, z, values, targets, weights, class_weights, positive):
     _as_margins(z, targets, positive)
     _fill_log_loss(z.ravel(), values.ravel())
@@ -325,7 +338,7 @@ def _softmax_losses(loss, epsilon, z, values, targets, weights, class_weights, p
 
 
 @functools.cache
-def gradient_filler(loss: int, dtype: np.dtype, target_dtype: np.dtype) -> Any:
+def gradient_filler(loss: int, dtype: np.dtype, target_dtype: np.dtype, plain: bool = False) -> Any:
     """Return the function that fills in the gradients of a loss, to give to a kernel.
 
     A kernel that contained all losses would take twice the time to compile. So it gets the one that it needs,
@@ -340,6 +353,9 @@ def gradient_filler(loss: int, dtype: np.dtype, target_dtype: np.dtype) -> Any:
         Of raw predictions ``z`` of shape (n_rows, n_problems), and of the sample weights of shape (n_rows,).
     target_dtype : dtype
         Of the targets of shape (n_rows,): class codes, or numbers.
+    plain : bool
+        Whether there is one problem, without factors by class: for the log-loss of these there is a shorter
+        function, which keeps no losses.
 
     Notes
     -----
@@ -352,7 +368,7 @@ def gradient_filler(loss: int, dtype: np.dtype, target_dtype: np.dtype) -> Any:
     if loss == MULTINOMIAL:
         function = _softmax_losses
     elif loss == LOG_LOSS:
-        function = _log_losses
+        function = _log_losses_of_two if plain else _log_losses
     else:
         function = _margin_losses if loss <= MODIFIED_HUBER else _residual_losses
     number = numba.from_dtype(dtype)

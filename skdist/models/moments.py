@@ -334,9 +334,17 @@ def _dense_sums(X, pivot, weights, sums, low, high):
     first = sums[0]
     second = sums[1]
     address, row_bytes = np.uintp(X.ctypes.data), n_features * X.itemsize
-    for i in range(0, n_rows - n_rows % 4, 4):
-        x0, x1, x2, x3 = X[i], X[i + 1], X[i + 2], X[i + 3]
-        w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
+    zero = weights.dtype.type(0)
+    last = n_rows - 1
+    for i in range(0, n_rows, 4):
+        # Where fewer are left, the last one is taken again, without weight.
+        b, c, d = min(i + 1, last), min(i + 2, last), min(i + 3, last)
+        x0, x1, x2, x3 = X[i], X[b], X[c], X[d]
+        w0, w1, w2, w3 = weights[i], weights[b], weights[c], weights[d]
+        if i + 3 > last:
+            w1 = w1 if b > i else zero
+            w2 = w2 if c > b else zero
+            w3 = zero
         prefetch_rows(address + np.uintp((i + ROWS_AHEAD) * row_bytes), 4, row_bytes)
         # One array written per loop, or the compiler gives up proving that they do not overlap.
         for j in range(n_features):
@@ -354,15 +362,8 @@ def _dense_sums(X, pivot, weights, sums, low, high):
             first[j] += w0 * (x0[j] - p) + w1 * (x1[j] - p) + w2 * (x2[j] - p) + w3 * (x3[j] - p)
         for j in range(n_features):
             p = pivot[j]
-            a, b, c, d = x0[j] - p, x1[j] - p, x2[j] - p, x3[j] - p
-            second[j] += w0 * a * a + w1 * b * b + w2 * c * c + w3 * d * d
-    for i in range(n_rows - n_rows % 4, n_rows):
-        for j in range(n_features):
-            value = X[i, j] - pivot[j]
-            first[j] += weights[i] * value
-            second[j] += weights[i] * value * value
-            low[j] = min(low[j], X[i, j])
-            high[j] = max(high[j], X[i, j])
+            y0, y1, y2, y3 = x0[j] - p, x1[j] - p, x2[j] - p, x3[j] - p
+            second[j] += w0 * y0 * y0 + w1 * y1 * y1 + w2 * y2 * y2 + w3 * y3 * y3
 
 
 @kernel

@@ -196,11 +196,12 @@ def test_the_slope_of_a_loss_with_a_kink_does_not_grow_with_the_targets():
     assert LOSSES["huber"].curvature_for(0.05, 0.1) == 1.0
 
 
-def filled(loss, dtype, z, codes, weights, class_weights=(), positive=0):
+def filled(loss, dtype, z, codes, weights, class_weights=(), positive=0, plain=None):
     """Return the sum of the losses of a mini-batch, and the gradients that take the place of ``z``."""
     z, codes, weights = np.array(z, dtype), np.array(codes, np.int32), np.array(weights, dtype)
     factors = as_input(np.array(class_weights, float))
-    fill = gradient_filler(LOSSES[loss].code, z.dtype, codes.dtype)
+    plain = z.shape[1] == 1 and not class_weights if plain is None else plain
+    fill = gradient_filler(LOSSES[loss].code, z.dtype, codes.dtype, plain)
     total = fill_gradients(
         fill, LOSSES[loss].code, EPSILON, z, np.empty(z.shape), codes, weights, factors, positive
     )
@@ -218,6 +219,24 @@ def test_log_losses_in_single_precision_are_right_to_its_last_bits(code):
     near = z[abs(z[:, 0]) < 20]
     value, _ = filled("log_loss", np.float32, near, [code] * len(near), [1] * len(near), positive=1)
     assert value == pytest.approx(np.logaddexp(0, near.astype(float) * (1 - 2 * code)).sum(), rel=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_log_losses_of_two_classes_are_the_same_in_one_loop(dtype):
+    rng = np.random.default_rng(0)
+    z, codes, weights = 8 * rng.standard_normal((67, 1)), rng.integers(0, 2, 67), rng.random(67)
+    (total, slopes), (same, alike) = (
+        filled("log_loss", dtype, z, codes, weights, positive=1, plain=plain) for plain in (True, False)
+    )
+    assert total == pytest.approx(same, rel=1e-6 if dtype is np.float32 else 1e-14)
+    np.testing.assert_allclose(slopes, alike, rtol=1e-6 if dtype is np.float32 else 1e-14)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
+def test_a_prediction_that_is_no_number_shows_in_the_sum(bad, plain):
+    total, _ = filled("log_loss", np.float32, [[0], [bad], [0]] * 9, [1] * 27, [1] * 27, (), 1, plain)
+    assert not math.isfinite(total)
 
 
 @pytest.mark.parametrize("loss", ["log_loss", "multinomial"])
