@@ -349,8 +349,8 @@ class LinearModel:
         targets, weights, X = as_input(partition.targets), as_input(partition.weights), partition.X
         order, scale, center = as_input(order), as_input(self.scale), as_input(self.center)
         loss, class_weights = LOSSES[self.loss], as_input(self.class_weights)
-        plain = self.n_problems == 1 and not len(class_weights)
-        fill = gradient_filler(loss.code, self.dtype, targets.dtype, plain)
+        alone = self.n_problems == 1 and not len(class_weights)
+        fill = gradient_filler(loss.code, self.dtype, targets.dtype, alone)
         # numba leaves out of a kernel what it gets None for: a common one has half the code to compile.
         passive = schedule.code if schedule.code >= PASSIVE_AGGRESSIVE_1 else None
         l1 = self.l1 if self.l1 > 0 else None

@@ -17,9 +17,9 @@ from typing import Any
 import numba
 import numpy as np
 from numba import types
-from numba.extending import overload
 
-from skdist.models.compile import OPTIONS, callback, inlined, kernel
+from skdist.models.compile import callback, inlined, kernel
+from skdist.models.exponentials import exp_minus, log_one_plus
 from skdist.models.losses import (
     EPSILON_INSENSITIVE,
     HINGE,
@@ -32,107 +32,6 @@ from skdist.models.losses import (
     SQUARED_ERROR,
     SQUARED_HINGE,
 )
-
-EXP_MINUS_HALF = math.exp(-0.5)
-
-# In single precision: exp(-64) is as good as zero, and ONES is so large that its last bit counts ones.
-BOUND, LOG_2, PER_LOG_2, ONES = (np.float32(value) for value in (64, math.log(2), 1 / math.log(2), 3 << 22))
-ONES_BITS = ONES.view(np.int32)
-
-
-def exp_minus(size):
-    """Return ``exp(-size)`` for a size of 0 or more, in the precision of the size, so that loops vectorise.
-
-    Beyond 64, exp(-64) = 2e-28 is as good as zero; a NaN stays one.
-    """
-    raise NotImplementedError  # outside of kernels
-
-
-def log_one_plus(part):
-    """Return ``log(1 + part)`` for a part from 0 to 1, in the precision of the part."""
-    raise NotImplementedError
-
-
-@overload(exp_minus, jit_options=OPTIONS)
-def _exp_minus_as(size):
-    return _exp_minus_single if size == types.float32 else _exp_minus_double
-
-
-@overload(log_one_plus, jit_options=OPTIONS)
-def _log_one_plus_as(part):
-    return _log_one_plus_single if part == types.float32 else _log_one_plus_double
-
-
-def _exp_minus_double(size):
-    if size > 64.0:
-        size = np.float64(64.0)
-    # exp(-size) = exp(-size / 64)^64, by Taylor's series around 1/2.
-    x = 0.5 - size / 64.0
-    power = 1.0 + x / 13.0
-    power = 1.0 + x / 12.0 * power
-    power = 1.0 + x / 11.0 * power
-    power = 1.0 + x / 10.0 * power
-    power = 1.0 + x / 9.0 * power
-    power = 1.0 + x / 8.0 * power
-    power = 1.0 + x / 7.0 * power
-    power = 1.0 + x / 6.0 * power
-    power = 1.0 + x / 5.0 * power
-    power = 1.0 + x / 4.0 * power
-    power = 1.0 + x / 3.0 * power
-    power = 1.0 + x / 2.0 * power
-    power = EXP_MINUS_HALF * (1.0 + x * power)
-    power *= power
-    power *= power
-    power *= power
-    power *= power
-    power *= power
-    power *= power
-    return power
-
-
-def _exp_minus_single(size):
-    if size > BOUND:
-        size = BOUND
-    # exp(-size) = 2^-n exp(n log 2 - size). Added to a number whose last bit counts ones, size / log 2 is
-    # rounded, and n is in the last bits: a NaN, too, becomes some n, and goes on through the series.
-    n = np.int32(np.float32(size * PER_LOG_2 + ONES).view(np.int32) - ONES_BITS)
-    x = np.float32(n) * LOG_2 - size
-    power = np.float32(1 / 120) + x * np.float32(1 / 720)
-    power = np.float32(1 / 24) + x * power
-    power = np.float32(1 / 6) + x * power
-    power = np.float32(1 / 2) + x * power
-    power = np.float32(1) + x * power
-    power = np.float32(1) + x * power
-    return power * np.int32(np.int32(np.int32(127) - n) << np.int32(23)).view(np.float32)
-
-
-def _log_one_plus_double(part):
-    # log(1 + p) = 2 atanh(p / (2 + p)), and that argument is at most 1/3.
-    u = part / (2.0 + part)
-    square = u * u
-    series = 1.0 / 23.0 + square / 25.0
-    series = 1.0 / 21.0 + square * series
-    series = 1.0 / 19.0 + square * series
-    series = 1.0 / 17.0 + square * series
-    series = 1.0 / 15.0 + square * series
-    series = 1.0 / 13.0 + square * series
-    series = 1.0 / 11.0 + square * series
-    series = 1.0 / 9.0 + square * series
-    series = 1.0 / 7.0 + square * series
-    series = 1.0 / 5.0 + square * series
-    series = 1.0 / 3.0 + square * series
-    return 2.0 * u * (1.0 + square * series)
-
-
-def _log_one_plus_single(part):
-    u = part / (np.float32(2) + part)
-    square = u * u
-    series = np.float32(2 / 11) + square * np.float32(2 / 13)
-    series = np.float32(2 / 9) + square * series
-    series = np.float32(2 / 7) + square * series
-    series = np.float32(2 / 5) + square * series
-    series = np.float32(2 / 3) + square * series
-    return u * (np.float32(2) + square * series)
 
 
 @inlined
@@ -254,12 +153,6 @@ def _weigh(z, values, targets, weights, class_weights, positive, sign, joint):
     if n_rows == 0:
         return 0.0
     total, weight = 0.0, weights[0]
-    if n_problems == 1 and not class_weights.size:
-        flat, losses = z.ravel(), values.ravel()
-        for i in range(n_rows):
-            total += weights[i] * losses[i]
-            flat[i] *= sign * weights[i] if targets[i] == positive else weights[i]
-        return total
     alike = not class_weights.size
     for i in range(n_rows):
         alike = alike and weights[i] == weight
@@ -294,19 +187,6 @@ def _weigh(z, values, targets, weights, class_weights, positive, sign, joint):
     return total
 
 
-def _log_losses_of_two(loss, epsilon, z, values, targets, weights, class_weights, positive):
-    # All in one loop, which vectorises for numbers of one type only: so `values` stay as they are.
-    zero, one, total = z.dtype.type(0), z.dtype.type(1), 0.0
-    for i in range(len(z)):
-        own, weight = targets[i] == positive, weights[i]
-        margin = z[i, 0] if own else -z[i, 0]
-        power = exp_minus(abs(margin))
-        total += weight * (log_one_plus(power) + (-margin if margin < zero else zero))
-        slope = weight * ((power if margin > zero else one) / (one + power))
-        z[i, 0] = -slope if own else slope
-    return total
-
-
 def _log_losses(loss, epsilon, z, values, targets, weights, class_weights, positive):
     _as_margins(z, targets, positive)
     _fill_log_loss(z.ravel(), values.ravel())
@@ -332,13 +212,58 @@ def _residual_losses(loss, epsilon, z, values, targets, weights, class_weights, 
     return _weigh(z, values, targets, weights, class_weights, positive, 1, False)
 
 
+# Of one problem, whose rows have no factors by class: what most fits need, without what the others need.
+
+
+@inlined
+def _weigh_alone(z, values, targets, weights, positive, sign):
+    """Weigh the gradients, those of the class of the problem by ``sign`` too; return the weighted sum."""
+    total = 0.0
+    for i in range(len(z)):
+        total += weights[i] * values[i]
+        z[i] *= sign * weights[i] if targets[i] == positive else weights[i]
+    return total
+
+
+def _log_losses_alone(loss, epsilon, z, values, targets, weights, class_weights, positive):
+    # All in one loop, which vectorises for numbers of one type only: so `values` stay as they are.
+    zero, one, total = z.dtype.type(0), z.dtype.type(1), 0.0
+    for i in range(len(z)):
+        own, weight = targets[i] == positive, weights[i]
+        margin = z[i, 0] if own else -z[i, 0]
+        power = exp_minus(abs(margin))
+        total += weight * (log_one_plus(power) + (-margin if margin < zero else zero))
+        slope = weight * ((power if margin > zero else one) / (one + power))
+        z[i, 0] = -slope if own else slope
+    return total
+
+
+def _margin_losses_alone(loss, epsilon, z, values, targets, weights, class_weights, positive):
+    margins, losses = z[:, 0], values[:, 0]
+    for i in range(len(margins)):
+        margins[i] = margins[i] if targets[i] == positive else -margins[i]
+    _fill_margins(loss, margins, losses)
+    return _weigh_alone(margins, losses, targets, weights, positive, -1)
+
+
+def _residual_losses_alone(loss, epsilon, z, values, targets, weights, class_weights, positive):
+    residuals, losses = z[:, 0], values[:, 0]
+    for i in range(len(residuals)):
+        if positive == NO_CLASS:
+            residuals[i] -= targets[i]
+        else:
+            residuals[i] -= 1.0 if targets[i] == positive else -1.0
+    _fill_residuals(loss, epsilon, residuals, losses)
+    return _weigh_alone(residuals, losses, targets, weights, positive, 1)
+
+
 def _softmax_losses(loss, epsilon, z, values, targets, weights, class_weights, positive):
     _fill_multinomial(z, values, targets)
     return _weigh(z, values, targets, weights, class_weights, positive, 1, True)
 
 
 @functools.cache
-def gradient_filler(loss: int, dtype: np.dtype, target_dtype: np.dtype, plain: bool = False) -> Any:
+def gradient_filler(loss: int, dtype: np.dtype, target_dtype: np.dtype, alone: bool = False) -> Any:
     """Return the function that fills in the gradients of a loss, to give to a kernel.
 
     A kernel that contained all losses would take twice the time to compile. So it gets the one that it needs,
@@ -353,24 +278,26 @@ def gradient_filler(loss: int, dtype: np.dtype, target_dtype: np.dtype, plain: b
         Of raw predictions ``z`` of shape (n_rows, n_problems), and of the sample weights of shape (n_rows,).
     target_dtype : dtype
         Of the targets of shape (n_rows,): class codes, or numbers.
-    plain : bool
-        Whether there is one problem, without factors by class: for the log-loss of these there is a shorter
-        function, which keeps no losses.
+    alone : bool
+        Whether there is one problem, without factors by class: the function is shorter then.
 
     Notes
     -----
     The other arguments: ``epsilon``, of the losses that have one; ``values`` of shape (n_rows, n_problems),
-    float64, overwritten by the losses, not weighted; ``class_weights`` of shape (n_classes,), read-only, the
-    factors by class, or (0,) for none, of which one-vs-rest takes that of the own class of a problem;
+    float64, overwritten by the losses, not weighted, but for log-losses; ``class_weights`` of shape
+    (n_classes,), read-only, the factors by class, or (0,) for none, of which one-vs-rest takes that of the
+    own class of a problem;
     ``positive``, the code that problem 0 calls +1: 1 for a binary problem, 0 for one-vs-rest, where problem
     ``k`` calls class ``k`` +1, and `NO_CLASS` where targets are numbers.
     """
     if loss == MULTINOMIAL:
         function = _softmax_losses
     elif loss == LOG_LOSS:
-        function = _log_losses_of_two if plain else _log_losses
+        function = _log_losses_alone if alone else _log_losses
+    elif loss <= MODIFIED_HUBER:
+        function = _margin_losses_alone if alone else _margin_losses
     else:
-        function = _margin_losses if loss <= MODIFIED_HUBER else _residual_losses
+        function = _residual_losses_alone if alone else _residual_losses
     number = numba.from_dtype(dtype)
     arguments = (
         types.int64, types.float64, types.Array(number, 2, "C"), types.Array(types.float64, 2, "C"),

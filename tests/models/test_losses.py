@@ -196,12 +196,12 @@ def test_the_slope_of_a_loss_with_a_kink_does_not_grow_with_the_targets():
     assert LOSSES["huber"].curvature_for(0.05, 0.1) == 1.0
 
 
-def filled(loss, dtype, z, codes, weights, class_weights=(), positive=0, plain=None):
+def filled(loss, dtype, z, codes, weights, class_weights=(), positive=0, alone=None):
     """Return the sum of the losses of a mini-batch, and the gradients that take the place of ``z``."""
     z, codes, weights = np.array(z, dtype), np.array(codes, np.int32), np.array(weights, dtype)
     factors = as_input(np.array(class_weights, float))
-    plain = z.shape[1] == 1 and not class_weights if plain is None else plain
-    fill = gradient_filler(LOSSES[loss].code, z.dtype, codes.dtype, plain)
+    alone = z.shape[1] == 1 and not class_weights if alone is None else alone
+    fill = gradient_filler(LOSSES[loss].code, z.dtype, codes.dtype, alone)
     total = fill_gradients(
         fill, LOSSES[loss].code, EPSILON, z, np.empty(z.shape), codes, weights, factors, positive
     )
@@ -221,21 +221,22 @@ def test_log_losses_in_single_precision_are_right_to_its_last_bits(code):
     assert value == pytest.approx(np.logaddexp(0, near.astype(float) * (1 - 2 * code)).sum(), rel=1e-7)
 
 
+@names
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_log_losses_of_two_classes_are_the_same_in_one_loop(dtype):
+def test_one_problem_alone_is_like_one_of_several(name, dtype):
     rng = np.random.default_rng(0)
     z, codes, weights = 8 * rng.standard_normal((67, 1)), rng.integers(0, 2, 67), rng.random(67)
     (total, slopes), (same, alike) = (
-        filled("log_loss", dtype, z, codes, weights, positive=1, plain=plain) for plain in (True, False)
+        filled(name, dtype, z, codes, weights, positive=1, alone=alone) for alone in (True, False)
     )
     assert total == pytest.approx(same, rel=1e-6 if dtype is np.float32 else 1e-14)
     np.testing.assert_allclose(slopes, alike, rtol=1e-6 if dtype is np.float32 else 1e-14)
 
 
-@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("bad", [math.nan, -math.inf])
-def test_a_prediction_that_is_no_number_shows_in_the_sum(bad, plain):
-    total, _ = filled("log_loss", np.float32, [[0], [bad], [0]] * 9, [1] * 27, [1] * 27, (), 1, plain)
+def test_a_prediction_that_is_no_number_shows_in_the_sum(bad, alone):
+    total, _ = filled("log_loss", np.float32, [[0], [bad], [0]] * 9, [1] * 27, [1] * 27, (), 1, alone)
     assert not math.isfinite(total)
 
 
@@ -266,11 +267,11 @@ def test_a_mini_batch_is_the_sum_of_its_rows(name, dtype, n_problems, class_weig
             gradients, np.concatenate([slopes for _, slopes in alone]), rtol=1e-5, atol=1e-7
         )
         # Row by row, whatever the weights: those of a row multiply what it has without.
-        plain = [
+        alone = [
             filled(name, dtype, [row], [code], [1], class_weights, positive)[0]
             for row, code in zip(z, codes, strict=True)
         ]
-        assert total == pytest.approx(float(weights @ plain), rel=1e-6)
+        assert total == pytest.approx(float(weights @ alone), rel=1e-6)
 
 
 def test_no_rows_have_no_loss():
