@@ -23,7 +23,7 @@ EPOCH_LEAD = 1
 MOST_EPOCHS = 8
 
 #: The same of each of several learners that are about as fast: none may get far ahead of the others.
-MOST_TOGETHER = 2
+MOST_TOGETHER = 4
 
 #: Where others may join, a visit of several epochs lasts no longer than so many seconds.
 SPAN_SECONDS = 0.25
@@ -43,8 +43,8 @@ class Dispatcher:
     """Hands out visits so that every row is visited exactly once per epoch.
 
     A worker visits the partitions that sit with it, at most its share by speed; when these are through it
-    begins the next epoch, at most one ahead or two behind visits of several, and then takes over what waits
-    for others.
+    begins the next epoch, at most one ahead, or `MOST_TOGETHER` behind visits of several, and then takes over
+    what waits for others.
 
     Parameters
     ----------
