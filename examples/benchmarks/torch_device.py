@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import logging
 import os
 import statistics
 import time
@@ -164,7 +165,7 @@ def mixed_workers(X: np.ndarray, y: np.ndarray, case: Case, blind: int, passes: 
     }
     scheduler = {"cls": Scheduler, "options": {"dashboard_address": ":0"}}
     with (
-        SpecCluster(workers=spec, scheduler=scheduler) as cluster,
+        SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.WARNING) as cluster,
         Client(cluster) as client,
     ):
         dX, dy = on_cluster(X, y, 4 * (1 + blind))
