@@ -183,7 +183,7 @@ def dense_steps(
                 for j in range(n_features):
                     square += x[j] * x[j]
                 _be_passive(passive, eta0, square, z[i], values[i])
-        z[size:] = zero
+        z[size : size + 3] = zero
         gradient[:] = zero
         for i in range(0, size, 4):
             x0 = X[order[first + i]]

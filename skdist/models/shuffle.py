@@ -51,7 +51,7 @@ def _shuffle(runs, order, page, begin, state):
 def shuffled_pages(n_rows: int, page: int, entropy: Sequence[int]) -> np.ndarray:
     """Return the numbers below ``n_rows``, int32, with runs of ``page`` neighbours in random order.
 
-    Where the first run begins is random too; what is left over at both ends comes last, in order.
+    Where the first run begins is random too; what is left over at both ends comes together, somewhere.
     `RUNS_TOGETHER` runs are gone through together, a number of each in turn: the processor has to look up
     where each page of memory is, and so begins with the first of its rows, long before the others are needed.
     ``entropy`` are integers.
@@ -60,10 +60,13 @@ def shuffled_pages(n_rows: int, page: int, entropy: Sequence[int]) -> np.ndarray
     with np.errstate(over="ignore"):
         for number in entropy:
             state = int(_mixed.py_func(np.uint64((state + int(GOLDEN) + int(number)) & MASK)))
-        begin = min((int(_mixed.py_func(np.uint64(state))) >> 32) * page >> 32, n_rows)
+        drawn = int(_mixed.py_func(np.uint64(state)))
+    begin = min((drawn >> 32) * page >> 32, n_rows)
+    place = (drawn & (MASK >> 32)) * n_rows >> 32
     runs = np.arange((n_rows - begin) // page, dtype=np.int32)
-    order, end = np.empty(n_rows, np.int32), begin + len(runs) * page
+    order = np.empty(len(runs) * page, np.int32)
     _shuffle(runs, order, page, begin, np.uint64(state))
-    order[end - begin : end] = np.arange(begin)
-    order[end:] = np.arange(end, n_rows)
-    return order
+    if len(order) == n_rows:
+        return order
+    left = np.arange(begin, dtype=np.int32), np.arange(begin + len(order), n_rows, dtype=np.int32)
+    return np.concatenate([order[:place], *left, order[place:]])

@@ -87,7 +87,7 @@ def dispatchers(rows, homes, epochs, **kwargs):
 @given(
     rows=sizes,
     homes=st.lists(st.sampled_from(["", "a", "b", "c", "gone"]), min_size=8, max_size=8),
-    epochs=st.integers(1, 8),
+    epochs=st.integers(1, 16),
     slots=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)),
     queue=st.integers(0, 2),
     step=st.sampled_from([1, 4]),
