@@ -6,7 +6,8 @@ fashion_mnist.npz; without it, random rows of that shape stand in for it.
 The first one has passes over all rows, medians of several, all columns in turn. Both plain loops train the
 same module with the same optimizer and mini-batches, one with the rows in the memory of the processor, as a
 DataLoader hands them out, one with all rows on the device. Ours is what a pass adds to a fit, in this process
-and on a cluster of one worker; ``autocast`` is ours in this process in bfloat16.
+and on a cluster of one worker, which computes with one thread where there is no GPU; ``autocast`` is ours in
+this process in bfloat16.
 
 The second one has a cluster of a worker that sees the GPU and workers that do not: what each of them trains.
 """

@@ -33,7 +33,7 @@ also add the gradient of each step to it and the squared norm of that gradient t
 watching does not change the result by a bit. ``sums``, ``l1`` and ``passive``, the code of a
 passive-aggressive schedule, are None where they are not needed: numba leaves out what depends on them.
 
-The arrays after these are working memory, see `working_memory`: numba would take a quarter longer for kernels
+The arrays after these are working memory, see `working_memory`: numba would take a sixth longer for kernels
 that allocate it.
 """
 

@@ -293,11 +293,16 @@ class LinearModel:
         targets = np.require(partition.targets, None, ["C", "W"])
         weights = np.require(partition.weights, z.dtype, ["C", "W"])
         total = fill_gradients(
-            gradient_filler(loss.code, z.dtype, targets.dtype), loss.code, self.epsilon,
+            self._filler(z.dtype, targets.dtype), loss.code, self.epsilon,
             np.ascontiguousarray(z), np.empty(z.shape), targets, weights,
             as_input(self.class_weights), self._positive,
         )  # fmt: skip
         return float(total) / (1 if loss.joint else self.n_problems)
+
+    def _filler(self, dtype: np.dtype, target_dtype: np.dtype) -> Any:
+        """Return the function that fills in gradients of predictions and targets of some types."""
+        alone = self.n_problems == 1 and not len(self.class_weights)
+        return gradient_filler(LOSSES[self.loss].code, dtype, target_dtype, alone)
 
     def steps(self, rows: int) -> int:
         """Return the mini-batch steps that ``rows`` rows of one partition make, the last may be short."""
@@ -349,8 +354,7 @@ class LinearModel:
         targets, weights, X = as_input(partition.targets), as_input(partition.weights), partition.X
         order, scale, center = as_input(order), as_input(self.scale), as_input(self.center)
         loss, class_weights = LOSSES[self.loss], as_input(self.class_weights)
-        alone = self.n_problems == 1 and not len(class_weights)
-        fill = gradient_filler(loss.code, self.dtype, targets.dtype, alone)
+        fill = self._filler(self.dtype, targets.dtype)
         # numba leaves out of a kernel what it gets None for: a common one has half the code to compile.
         passive = schedule.code if schedule.code >= PASSIVE_AGGRESSIVE_1 else None
         l1 = self.l1 if self.l1 > 0 else None

@@ -263,7 +263,7 @@ def _softmax_losses(loss, epsilon, z, values, targets, weights, class_weights, p
 
 
 @functools.cache
-def gradient_filler(loss: int, dtype: np.dtype, target_dtype: np.dtype, alone: bool = False) -> Any:
+def gradient_filler(loss: int, dtype: np.dtype, target_dtype: np.dtype, alone: bool) -> Any:
     """Return the function that fills in the gradients of a loss, to give to a kernel.
 
     A kernel that contained all losses would take twice the time to compile. So it gets the one that it needs,

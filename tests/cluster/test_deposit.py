@@ -46,6 +46,12 @@ def test_where_nothing_can_be_left_it_is_sent(path):
     assert leave(path, LARGE, math.inf) is LARGE
 
 
+def test_without_such_files_parameters_are_sent(monkeypatch):
+    monkeypatch.setattr(deposits, "FOLDER", "/nowhere")
+    with Deposit(LARGE.nbytes) as deposit:
+        assert deposit.path == ""
+
+
 def test_there_is_no_file_for_small_arrays():
     with Deposit(LEAST_BYTES - 1) as deposit:
         assert deposit.path == ""

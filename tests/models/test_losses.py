@@ -267,11 +267,11 @@ def test_a_mini_batch_is_the_sum_of_its_rows(name, dtype, n_problems, class_weig
             gradients, np.concatenate([slopes for _, slopes in alone]), rtol=1e-5, atol=1e-7
         )
         # Row by row, whatever the weights: those of a row multiply what it has without.
-        alone = [
+        plain = [
             filled(name, dtype, [row], [code], [1], class_weights, positive)[0]
             for row, code in zip(z, codes, strict=True)
         ]
-        assert total == pytest.approx(float(weights @ alone), rel=1e-6)
+        assert total == pytest.approx(float(weights @ plain), rel=1e-6)
 
 
 def test_no_rows_have_no_loss():
