@@ -30,6 +30,10 @@ class ServerLostError(SkdistError, RuntimeError):
     """
 
 
+class NotBegunError(ServerLostError):
+    """The parameter server has no model yet; who joins it tries again."""
+
+
 class SchedulerLostError(SkdistError, ConnectionError):
     """The scheduler of the cluster does not answer any more.
 

@@ -16,7 +16,7 @@ from skdist.cluster.deposit import leave
 from skdist.cluster.line import take
 from skdist.cluster.mailbox import Mailbox, most_shared, size_of
 from skdist.cluster.thin import Thin, filled
-from skdist.exceptions import ServerLostError
+from skdist.exceptions import NotBegunError, ServerLostError
 from skdist.fitting import FitSettings, build_server
 from skdist.journal import Outcome
 from skdist.messages import Answer, Join, Snapshot, Update
@@ -47,6 +47,7 @@ class ServerActor:
         self._model: Any = None
         self._classes: Any = None
         self._mailboxes: dict[str, Mailbox] = {}  # by learner
+        self._worker: Any = None  # on which it is; known once a learner has joined through Dask
 
     def begin(
         self, model: Any, classes: Any, settings: FitSettings, state: np.ndarray | Thin, n_rows: int,
@@ -137,6 +138,7 @@ class ServerActor:
 
         The last item returned says whether it is.
         """
+        self._worker = get_worker()
         return *self.join(join, wants_model), take(path, self)
 
     def push(self, update: Update) -> Answer | Future[Answer]:
@@ -245,7 +247,9 @@ class ServerActor:
 
     def _unshared(self) -> float:
         """Return the bytes that may still be shared."""
-        return most_shared(get_worker()) - sum([known.size for known in self._mailboxes.values()])
+        return most_shared(self._worker or get_worker()) - sum(
+            [known.size for known in self._mailboxes.values()]
+        )
 
     def stop(self) -> int:
         """See `ParameterServer.stop`."""
@@ -262,7 +266,7 @@ class ServerActor:
 
     def _served(self) -> ParameterServer:
         if self._server is None:
-            raise ServerLostError("The parameter server has no model yet.")
+            raise NotBegunError("The parameter server has no model yet.")
         return self._server
 
 

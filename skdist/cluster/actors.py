@@ -71,6 +71,8 @@ class Actors:
         ------
         ServerLostError
             Where no worker could start it.
+        FitCancelledError
+            Where somebody has cancelled it.
         """
         bad: set[str] = set()
         for _ in range(MOST_STARTS):
@@ -79,6 +81,7 @@ class Actors:
                 where = sorted(names - bad or names)
                 return await self.start_on(where, where, busy)
             except ServerLostError as error:
+                self.refuse_cancelled()
                 logger.info("%s", error)
                 bad |= await self.starting_on()
         raise ServerLostError("No worker could start the parameter server. See the logs of the workers.")

@@ -15,7 +15,7 @@ from distributed.client import FutureCancelledError
 
 from skdist.cluster import tasks
 from skdist.cluster.fetch import LOST, fetch, refuse_cancelled, settle
-from skdist.cluster.held import Held, argument, futures_of_block
+from skdist.cluster.held import Held, Named, argument, futures_of_block
 from skdist.cluster.membership import Present
 from skdist.cluster.source import Source, delayed_call
 from skdist.exceptions import DataLostError
@@ -59,6 +59,7 @@ class Blocks:
         self._upstream: dict[int, set[Any]] = {}  # keys of what lazy partitions are made from
         self._moves: Counter[int] = Counter()  # of partitions away from workers that are silent
         self._only_on: dict[int, frozenset[str]] = {}  # workers that may make a partition again
+        self._holders: dict[int, set[str]] = {}  # workers that held them when we last knew
 
     @property
     def lazy(self) -> bool:
@@ -117,6 +118,17 @@ class Blocks:
         """Return what to give to a task for some of them."""
         return [argument(self.all[number]) for number in numbers]
 
+    def named(self, numbers: Sequence[int], worker: str) -> Named | None:
+        """Return the names of some of them for a task on a worker; None where it may not hold them all."""
+        if not all(worker in self._holders.get(number, ()) for number in numbers):
+            return None
+        return Named.of([self.all[number] for number in numbers])
+
+    def holds(self, worker: str, numbers: Sequence[int]) -> None:
+        """Take in that a worker holds some of them: a task there has had them for its input."""
+        for number in numbers:
+            self._holders.setdefault(number, set()).add(worker)
+
     async def lost(self, present: Present, loading: Collection[int] = ()) -> list[int]:
         """Return the partitions that are lost, or that only workers hold, or are to make, which are silent.
 
@@ -146,9 +158,7 @@ class Blocks:
         gone = ("cancelled",) if self._source.held else ("cancelled", "lost")
         found = [n for n, block in enumerate(self.all) if block.status in gone]
         for number in found:
-            for future in futures_of_block(self.all[number]):
-                if future.status == "cancelled":
-                    refuse_cancelled(future._state.exception)
+            self._refuse_cancelled(number)
         if silent and not self._source.held:
             held = await self._client.scheduler.who_has(keys=[block.key for block in self.all])
             found += [
@@ -160,6 +170,11 @@ class Blocks:
         # Those who alone were to make it have left.
         left = [n for n, names in self._only_on.items() if names.isdisjoint(present.threads)]
         return found + [n for n in left if n not in found and self.all[n].status == "pending"]
+
+    def _refuse_cancelled(self, number: int) -> None:
+        for future in futures_of_block(self.all[number]):
+            if future.status == "cancelled":
+                refuse_cancelled(future._state.exception)
 
     async def _stuck(self, silent: Collection[str], waiting: Collection[int]) -> list[int]:
         """Return those of some partitions that workers are to make which are silent: Dask leaves them there.
@@ -246,36 +261,53 @@ class Blocks:
 
     async def submit(
         self, name: str, call: Any, kind: tasks.Kind, numbers: Sequence[int], present: Present, *shared: Any,
-        priority: int = 0,
+        priority: int = 0, by_name: bool = False,
     ) -> list[Any]:  # fmt: skip
         """Start tasks over blocks, where these are: ``call(kind, numbers, *shared, *blocks)``.
 
         One for each thread, over all blocks, as for Dask a task costs more than reading a few megabytes; one
         for each of the numbers where blocks are loaded for it.
+
+        ``by_name`` gives tasks the names of the blocks instead: the result is None where a worker does not
+        hold them any more.
         """
         self._calls += 1
         prefix = f"skdist-{name}-{self._token}-{self._calls}"
         if self.lazy:
             lazy = [delayed_call(call, (prefix, n), kind, [n], *shared, self.all[n]) for n in numbers]
             return self._compute(lazy, priority=priority, **anywhere(present))
-        return [
-            self._client.submit(
-                call, kind, together, *shared, *self.arguments(together),
-                key=(prefix, together[0]), pure=False, priority=priority,
-                **near(home, present),
+        futures = []
+        for together, home in await self._placed(present.threads):
+            named = self.named(together, home) if by_name else None
+            if named is None:
+                work = call, kind, together, *shared, *self.arguments(together)
+            else:
+                work = tasks.where_held, call, named, kind, together, *shared
+            futures.append(
+                self._client.submit(
+                    *work, key=(prefix, together[0]), pure=False, priority=priority, **near(home, present)
+                )
             )
-            for together, home in await self._placed(present.threads)
-        ]  # fmt: skip
+        return futures
 
     async def _placed(self, workers: dict[str, int]) -> list[tuple[list[int], str]]:
         """Return the numbers of the blocks, in a list for each thread, and the worker that holds them."""
         await settle([future for block in self.all for future in futures_of_block(block)])
-        held = await self._client.scheduler.who_has(keys=[block.key for block in self.all])
+        keys = [future.key for block in self.all for future in futures_of_block(block)]
+        held = await self._client.scheduler.who_has(keys=keys)
         homes: dict[str, list[int]] = {}
         for number, block in enumerate(self.all):
             if block.status == "error":
                 await fetch(self._client, futures_of_block(block))  # raises what went wrong
-            homes.setdefault((held.get(block.key) or [""])[0], []).append(number)
+            self._refuse_cancelled(number)
+            holders = [held.get(future.key) or () for future in futures_of_block(block)]
+            self._holders[number] = set(holders[0]).intersection(*holders)
+            # Where several hold it, the one that has least to do.
+            home = min(
+                sorted(self._holders[number]) or holders[0] or [""],
+                key=lambda name: len(homes.get(name, ())) / workers.get(name, 1e-9),
+            )
+            homes.setdefault(home, []).append(number)
         return [
             (numbers, home)
             for home, together in homes.items()

@@ -1,7 +1,9 @@
-"""Blocks that the user holds on the workers, and that need no conversion."""
+"""Blocks that the workers hold: those of the user that need no conversion, and all of them by name."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 #: Of futures, the worst first.
@@ -38,3 +40,42 @@ def argument(block: Any) -> Any:
 def futures_of_block(block: Any) -> list[Any]:
     """Return the futures that a block consists of."""
     return block.futures if isinstance(block, Held) else [block]
+
+
+@dataclass(frozen=True)
+class Named:
+    """Stands for blocks in the arguments of a task, where its worker holds them.
+
+    For each input of a task, the scheduler and the client do about as much as for the task itself.
+
+    Attributes
+    ----------
+    keys : sequence
+        Of each block: one, or those of X, y and sample weights.
+    """
+
+    keys: Sequence[Any]
+
+    @classmethod
+    def of(cls, blocks: Sequence[Any]) -> Named:
+        """Return the names of some blocks."""
+        return cls(
+            [
+                [None if future is None else future.key for future in block.part]
+                if isinstance(block, Held)
+                else block.key
+                for block in blocks
+            ]
+        )
+
+    def found(self, data: Mapping[Any, Any]) -> list[Any] | None:
+        """Return the blocks among what a worker holds; None where it does not hold all of them."""
+        try:
+            return [
+                tuple([None if name is None else data[name] for name in key])
+                if isinstance(key, list)
+                else data[key]
+                for key in self.keys
+            ]
+        except KeyError:
+            return None

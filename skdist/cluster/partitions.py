@@ -15,6 +15,7 @@ from skdist.cluster import tasks
 from skdist.cluster.blocks import MOST_TRIES, Blocks, anywhere, free, near
 from skdist.cluster.connection import ServerRef
 from skdist.cluster.fetch import LOST, fetch, refuse_cancelled, settle
+from skdist.cluster.held import Named
 from skdist.cluster.membership import Membership, Present
 from skdist.cluster.source import Source
 from skdist.intake import Intake
@@ -109,11 +110,17 @@ class Partitions:
         self._passing += await self._blocks.make(self.kind, present)
         if self.streamed and await self._nbytes(anywhere(present)) <= HELD_SHARE * present.memory:
             self._blocks.hold(present)
-        measured = await self._blocks.submit("measure", tasks.measure, self.kind, self._sample(), present)
-        self.sent.set()
-        self._passing += measured
         found: dict[int, Summary] = {}
-        for part in await fetch(self._client, measured):
+        for by_name in (True, False):
+            measured = await self._blocks.submit(
+                "measure", tasks.measure, self.kind, self._sample(), present, by_name=by_name
+            )
+            self.sent.set()
+            self._passing += measured
+            parts = await fetch(self._client, measured)
+            if all(part is not None for part in parts):
+                break
+        for part in parts:
             found.update(part)
         summaries = [found.get(number) or self._like(number, found) for number in self._numbers]
         self.kind = self.kind._replace(
@@ -174,6 +181,15 @@ class Partitions:
     def add_worker(self, name: str, threads: int) -> None:
         """Say how many partitions a worker can load at once."""
         self._loaders.setdefault(name, asyncio.Semaphore(threads))
+
+    def named(self, numbers: Sequence[int], name: str) -> Named | None:
+        """See `Blocks.named`."""
+        return None if self.streamed else self._blocks.named(numbers, name)
+
+    def holds(self, name: str, numbers: Sequence[int]) -> None:
+        """See `Blocks.holds`."""
+        if not self.streamed:
+            self._blocks.holds(name, numbers)
 
     @asynccontextmanager
     async def on_worker(

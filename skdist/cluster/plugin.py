@@ -15,11 +15,12 @@ from distributed import WorkerPlugin
 from threadpoolctl import ThreadpoolController
 
 from skdist.backup import Backup
-from skdist.cluster.connection import Connection, ServerRef
+from skdist.cluster.connection import EXCHANGE_SECONDS, Connection, ServerRef
 from skdist.cluster.shards import ShardedConnection
 from skdist.cluster.sharing import Neighbours, SharingConnection
 from skdist.cluster.slots import Slots
 from skdist.control.windows import LatencyWindow
+from skdist.exceptions import NotBegunError
 from skdist.fitting import FitSettings, build_learner
 from skdist.learner import Learner
 from skdist.messages import Answer, Join, Link
@@ -29,6 +30,9 @@ from skdist.models.partition import Partition
 #: Heartbeats sent at once at the start, so that the window is not empty for seconds.
 FIRST_HEARTBEATS = 5
 FIRST_HEARTBEATS_SECONDS = 0.005
+
+#: Who joins a server that has not begun asks again after so many seconds.
+BEGIN_POLL_SECONDS = 0.001
 
 
 class LearnerPlugin(WorkerPlugin):
@@ -132,8 +136,16 @@ class LearnerPlugin(WorkerPlugin):
         gone.set_result(None)
 
     def join(self, server: Connection, join: Join) -> Answer:
-        """Join a visit; the first one to do so learns what is trained as well."""
-        answer, model = server.join(join, self._model is None)
+        """Join a visit, once the server has begun; the first one to do so learns what is trained as well."""
+        until = time.monotonic() + EXCHANGE_SECONDS
+        while True:
+            try:
+                answer, model = server.join(join, self._model is None)
+                break
+            except NotBegunError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(BEGIN_POLL_SECONDS)
         self._model = self._model or model
         return answer
 

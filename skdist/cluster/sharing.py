@@ -133,8 +133,7 @@ class SharingConnection(Connection):
             logger.info("States are sent, as no memory can be shared: %s.", error)
             return None
         try:
-            # Through Dask: the actor asks which worker it is on.
-            return mailbox if self.wait(super().post("attach", learner, path, nbytes)) else None
+            return mailbox if self.wait(self.post("attach", learner, path, nbytes)) else None
         finally:
             with contextlib.suppress(FileNotFoundError):  # the server has it
                 os.unlink(path)

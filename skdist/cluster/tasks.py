@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from distributed import get_worker
@@ -13,6 +13,7 @@ from distributed import get_worker
 from skdist.backup import Backup
 from skdist.cluster.connection import Connection, ServerRef
 from skdist.cluster.exchange import Exchange, TaskThread
+from skdist.cluster.held import Named
 from skdist.cluster.shards import asker_on, collected
 from skdist.exceptions import DivergedError, ServerLostError, UnlikeSampleError
 from skdist.intake import Intake
@@ -21,6 +22,8 @@ from skdist.messages import Answer, Join, Update, Visit, VisitReport
 from skdist.models.partition import Partition
 from skdist.models.validation import HoldOut, ScoreSums, add_up, score_sums
 from skdist.preparation import Summary
+
+T = TypeVar("T")
 
 
 class Kind(NamedTuple):
@@ -102,6 +105,15 @@ def refuse_infinite(kind: Kind, number: int, partition: Partition) -> None:
 def size_of(partition: Partition) -> int:
     """Return the bytes of the rows of a partition."""
     return partition.nbytes
+
+
+def where_held(call: Callable[..., T], named: Named, *args: Any) -> T | None:
+    """Return ``call(*args, *blocks)``; None where this worker does not hold the blocks.
+
+    They may have been moved since it did.
+    """
+    blocks = named.found(get_worker().data)
+    return None if blocks is None else call(*args, *blocks)
 
 
 def measure(kind: Kind, numbers: Sequence[int], *blocks: Any) -> dict[int, Summary]:

@@ -26,6 +26,10 @@ from skdist.observers import Observers, Watch
 
 logger = logging.getLogger("skdist")
 
+#: The first visits run for so long, in seconds, before others are sent to wait for their end: a short fit
+#: ends with them.
+ALONE_SECONDS = 0.1
+
 T = TypeVar("T")
 
 
@@ -77,7 +81,7 @@ class Training:
         self._looking = asyncio.Lock()
         self._backing: asyncio.Task[KeptBackup] | None = None
         self._looked = self._worked = time.monotonic()
-        self._stopped = self._recovering = False
+        self._stopped = self._recovering = self._ahead = False
         self._last_epoch = dispatcher.last_epoch
         self._checkpoint = checkpoint
         self._writing: asyncio.Future[None] | None = None
@@ -95,7 +99,8 @@ class Training:
                 if not started:
                     started = True  # where it is lost, it is replaced
                     backup = start.backup if start is not None else None
-                    await serving.begin(*begin, backup=backup)
+                    await visits.follow(self.present)
+                    await self._begin(serving.begin(*begin, backup=backup))
                     visits.begin(backup.seconds if backup is not None else 0.0)
                 await visits.follow(self.present)
                 while not self._dispatcher.done or self._watch.looks:
@@ -109,15 +114,27 @@ class Training:
                 await self._recover(error)
                 self._recovering = False
 
+    async def _begin(self, beginning: Awaitable[None]) -> None:
+        """Begin, and send the first visits meanwhile: they have longer ways, and wait for the server."""
+        task = asyncio.ensure_future(beginning)
+        try:
+            if not (self._serving.ref.shards or self._watch.holds):
+                self._visits.order(ahead=False)
+            await task
+        finally:
+            task.cancel()
+
     async def _turn(self) -> None:
         watch, visits = self._watch, self._visits
         if not watch.holds:
-            visits.order()
+            visits.order(self._ahead)
         if visits.flying or watch.looks:
             self._worked = time.monotonic()
+            seconds = LOOK_SECONDS if self._ahead else ALONE_SECONDS
             await asyncio.wait(
-                [*visits.flying, *watch.looks], timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                [*visits.flying, *watch.looks], timeout=seconds, return_when=asyncio.FIRST_COMPLETED
             )
+            self._ahead = True
             await visits.land()
             for epoch in watch.due():
                 watch.looks.append(asyncio.ensure_future(self._look_at(epoch)))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Any
 
 from distributed import Client, KilledWorker
@@ -87,9 +87,9 @@ class Visits:
         """Count time as the server does, which has trained for some seconds by now."""
         self._began = time.monotonic() - seconds
 
-    def order(self) -> None:
-        """Begin what the dispatcher wants begun."""
-        for name, order in self._dispatcher.orders():
+    def order(self, ahead: bool = True) -> None:
+        """Begin what the dispatcher wants begun; ``ahead`` as in `Dispatcher.orders`."""
+        for name, order in self._dispatcher.orders(ahead):
             self.flying[asyncio.ensure_future(self._visit(name, order))] = order.number
         # Behind these: a client sends at most every 10 ms, and releases need not be the first.
         asyncio.get_running_loop().call_soon(self._let_go)
@@ -98,15 +98,16 @@ class Visits:
         """Return how a visit ended; None where nobody will ever know."""
         numbers = order.partitions
         try:
-            async with self._partitions.on_worker(name, numbers, lambda: self._present) as blocks:
-                # Pinned: the dispatcher balances the work, not Dask's stealing, and visits are taken off
-                # workers that leave.
-                self._futures[order.number] = self._client.submit(
-                    tasks.visit, order, self._serving.ref, self._name, self._partitions.kind,
-                    [self._dispatcher.rows[number] for number in numbers], *blocks,
-                    key=(f"skdist-visit-{self._token}", order.number), pure=False, workers=[name],
-                )  # fmt: skip
-            report: VisitReport = (await fetch(self._client, [self._futures[order.number]]))[0]
+            report: VisitReport | None = None
+            if (named := self._partitions.named(numbers, name)) is not None:
+                self._submit(name, order, tasks.where_held, tasks.visit, named)
+                self._partitions.let_go()
+                report = (await fetch(self._client, [self._futures[order.number]]))[0]
+            if report is None:  # it does not hold them, or not any more
+                async with self._partitions.on_worker(name, numbers, lambda: self._present) as blocks:
+                    self._submit(name, order, tasks.visit, blocks=blocks)
+                report = (await fetch(self._client, [self._futures[order.number]]))[0]
+                self._partitions.holds(name, numbers)
             return report
         except FutureCancelledError as error:
             # Of a result that was lost with its worker, Dask does not say why it is gone.
@@ -116,6 +117,21 @@ class Visits:
         finally:
             if order.number in self._futures:
                 self._over.append(self._futures.pop(order.number))
+
+    def _submit(self, name: str, order: Visit, *work: Any, blocks: Sequence[Any] = ()) -> None:
+        """Begin a visit on a worker.
+
+        Pinned: the dispatcher balances the work, not Dask's stealing, and visits are taken off workers that
+        leave.
+        """
+        again = "-again" if order.number in self._futures else ""
+        if again:
+            self._over.append(self._futures[order.number])
+        self._futures[order.number] = self._client.submit(
+            *work, order, self._serving.ref, self._name, self._partitions.kind,
+            [self._dispatcher.rows[number] for number in order.partitions], *blocks,
+            key=(f"skdist-visit-{self._token}{again}", order.number), pure=False, workers=[name],
+        )  # fmt: skip
 
     def _let_go(self) -> None:
         """Free the keys of visits that are over."""

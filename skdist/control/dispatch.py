@@ -224,8 +224,11 @@ class Dispatcher:
         self.epochs.opened = opened
         self.epochs.wait(todo)
 
-    def orders(self) -> list[tuple[str, Visit]]:
-        """Return the visits to start now, each with the worker that should run it."""
+    def orders(self, ahead: bool = True) -> list[tuple[str, Visit]]:
+        """Return the visits to start now, each with the worker that should run it.
+
+        ``ahead`` says whether some may wait at their workers for those that run.
+        """
         self._ordered = True
         given: list[tuple[str, Visit]] = []
         # A look at all workers for each visit of each would take the square of their number.
@@ -233,7 +236,7 @@ class Dispatcher:
         if self._until_look < 0:
             self._look()
         # Everybody's own rows first; then who has none helps out; what is ready in the queue comes last.
-        for helping, queueing in ((False, False), (True, False), (False, True)):
+        for helping, queueing in ((False, False), (True, False), (False, True))[: 2 + ahead]:
             progress = True
             # One visit for each worker in turn, so that none drains what another could share.
             while progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 
 from skdist.control.schedules import PASSIVE_AGGRESSIVE_1, Schedule
 from skdist.exceptions import DivergedError, UnlikeSampleError
-from skdist.models.columns import digest_of, narrowed, spread
+from skdist.models.columns import digest_of, narrowed, spread, table_of
 from skdist.models.compile import as_input
 from skdist.models.kernels import dense_steps, sparse_steps, working_memory
 from skdist.models.loss_kernels import fill_gradients, gradient_filler
@@ -115,6 +115,9 @@ class LinearModel:
     shuffle: bool = True
     seed: int = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}  # nothing that is cached
+
     def problem(self) -> dict[str, Any]:
         """Return what must be the same where training goes on from a checkpoint, in terms of JSON."""
         return {
@@ -170,6 +173,11 @@ class LinearModel:
     def _least(self) -> float:
         """The least weight of an average: smaller ones would be lost in the precision of the numbers."""
         return 1000.0 * float(np.finfo(self.dtype).eps)
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        assert self.columns is not None
+        return table_of(self.columns, self.n_features)
 
     @property
     def _positive(self) -> int:
@@ -229,7 +237,7 @@ class LinearModel:
         elif sp.issparse(rows) and not self.sparse:
             rows = np.ascontiguousarray(rows.toarray(), dtype=self.dtype)
         if self.columns is not None:
-            rows = narrowed(rows, self.columns)
+            rows = narrowed(rows, self.columns, self._table)
         partition = partition.globally(classes)
         targets = partition.targets
         return replace(

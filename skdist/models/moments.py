@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from skdist.models.columns import Places, narrowed, spread, stored_columns, union
 from skdist.models.compile import as_input, kernel
+from skdist.models.narrow import Narrow, fewest_bytes
 from skdist.models.prefetch import prefetch_rows
 
 #: Rows of a partition that its alignment is estimated from, and steps of the power iteration.
@@ -78,6 +79,18 @@ class Moments:
     weight_square: float
     alignment: float
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Those of wide rows are most of what is known before training begins.
+        return {
+            name: fewest_bytes(value) if isinstance(value, np.ndarray) else value
+            for name, value in vars(self).items()
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(
+            {name: value.wide() if isinstance(value, Narrow) else value for name, value in state.items()}
+        )
+
     def preconditioner(
         self, batch_size: int, centered: bool = True, unbounded: bool = False
     ) -> tuple[np.ndarray, np.ndarray, float]:
@@ -116,13 +129,14 @@ class Moments:
             reach = np.maximum(abs(high - center), abs(low - center))
             farthest = min(batch_size, (2 if self.sparse else 1) * FARTHEST) if unbounded else batch_size
             bound = np.where(moving, farthest / np.where(reach > 0, reach, 1.0) ** 2, 0.0)
-        norm = 1.0 + float(scale @ deviation) / self.weight
+        # Here and below not by BLAS, whose threads wait for more work, and take the time of the learners.
+        norm = 1.0 + float((scale * deviation).sum()) / self.weight
         for _ in range(BOUND_ITERATIONS):  # the bound lowers the norm, which lowers the bound
             bounded = np.minimum(scale, bound * norm)
             if np.array_equal(bounded, scale):
                 break
             scale = bounded
-            norm = 1.0 + float(scale @ deviation) / self.weight
+            norm = 1.0 + float((scale * deviation).sum()) / self.weight
         return scale, center, norm
 
     def steepness(self, scale: np.ndarray, center: np.ndarray, among: Places | None = None) -> float:
@@ -146,7 +160,7 @@ class Moments:
         spread = scale * self.deviation / self.weight
         # At least the largest variance; a bound that nothing exceeds would make rare features look steep.
         within = max(self.alignment * float(spread.sum()), float(spread.max(initial=0.0)))
-        offset = 0.0 if self.sparse else float(scale @ (self.mean - center) ** 2)
+        offset = 0.0 if self.sparse else float((scale * (self.mean - center) ** 2).sum())
         total = 1.0 + offset + within
         return (total + math.sqrt(max(total**2 - 4.0 * within, 0.0))) / 2.0
 
@@ -321,7 +335,6 @@ def _combined_alignment(parts: Sequence[Moments], own: Sequence[Any], deviation:
     """Bound the alignment of all rows: what lies between the parts may all lie in one direction."""
     inverse = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 0)
     total = np.count_nonzero(inverse)
-    # Not by BLAS, whose threads wait for one another on a busy machine.
     shares = [float((part.deviation * inverse[at]).sum()) for part, at in zip(parts, own, strict=True)]
     within = sum(part.alignment * share for part, share in zip(parts, shares, strict=True))
     return min(1.0, (within + max(total - sum(shares), 0.0)) / total) if total else 1.0

@@ -1,4 +1,4 @@
-"""Which partitions count as lost; the cluster is a stand-in."""
+"""Which partitions count as lost, and where they are worked on; the cluster is a stand-in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import dask
 import pytest
 
+from skdist.cluster import tasks
 from skdist.cluster.blocks import MOST_TRIES, Blocks
+from skdist.cluster.held import Held, Named
 from skdist.cluster.membership import Present
 
 FROZEN = Present({"a": 1, "b": 1}, 1e9, silent=frozenset({"frozen"}))
@@ -71,3 +73,74 @@ def test_a_partition_that_was_loaded_in_between_may_be_given_to_others_as_often_
     for _ in range(2):
         assert [lost(blocks, FROZEN) for _ in range(MOST_TRIES + 1)] == [[0]] * MOST_TRIES + [[]]
         blocks.loaded([0])
+
+
+class Client:
+    """Notes what is submitted."""
+
+    def __init__(self, holders):
+        self.scheduler, self._holders = self, holders
+        self.submitted = []
+
+    async def who_has(self, keys):
+        return self._holders
+
+    def submit(self, *work, **options):
+        self.submitted.append((work, options))
+
+
+def held(holders, of_y=None):
+    """Return held blocks with keys like x-0, and their client."""
+    parts = [
+        (*[SimpleNamespace(key=f"{name}-{n}", status="finished") for name in "xy"], None)
+        for n in range(len(holders))
+    ]
+    client = Client(
+        {f"x-{n}": names for n, names in enumerate(holders)}
+        | {f"y-{n}": names for n, names in enumerate(of_y or holders)}
+    )
+    blocks = Blocks(client, SimpleNamespace(lazy=True, held=True, parts=parts), "token")
+    blocks.all = [Held(part) for part in parts]
+    for block in blocks.all:
+        for future in block.futures:
+            future._state = SimpleNamespace(wait=lambda: asyncio.sleep(0))
+    return blocks, client
+
+
+def test_where_several_workers_hold_a_block_the_work_is_shared():
+    blocks, client = held([["a", "b"]] * 6)
+    asyncio.run(blocks.submit("measure", abs, "kind", range(6), ALL, by_name=True))
+    assert [options["workers"] for _, options in client.submitted] == [["a"], ["b"]]
+    assert [len(work[4]) for work, _ in client.submitted] == [3, 3]
+    asyncio.run(blocks.submit("measure", abs, "kind", range(6), Present({"a": 3, "b": 1}, 1e9), by_name=True))
+    counts = [sum(len(work[4]) for work, o in client.submitted[2:] if o["workers"] == [w]) for w in "ab"]
+    assert counts == [5, 1] or counts == [4, 2]
+
+
+def test_blocks_are_named_to_the_workers_that_hold_them_and_given_to_others():
+    blocks, client = held([["a"], ["b"]])
+    asyncio.run(blocks.submit("measure", abs, "kind", range(2), ALL, by_name=True))
+    asyncio.run(blocks.submit("score", abs, "kind", range(2), ALL))
+    named, given = client.submitted[0][0], client.submitted[2][0]
+    assert named[:2] == (tasks.where_held, abs)
+    assert named[2].keys == [["x-0", "y-0", None]]
+    assert given == (abs, "kind", [0], blocks.all[0].part)
+    assert blocks.named([0], "a").keys == [["x-0", "y-0", None]]
+    assert blocks.named([0, 1], "a") is None
+    blocks.holds("a", [1])
+    assert len(blocks.named([0, 1], "a").keys) == 2
+
+
+def test_only_blocks_of_which_a_worker_holds_all_are_named():
+    blocks, client = held([["a"], ["a", "b"]], [["b"], ["b"]])
+    asyncio.run(blocks.submit("measure", abs, "kind", range(2), ALL, by_name=True))
+    assert client.submitted[0][0] == (abs, "kind", [0], blocks.all[0].part)
+    assert client.submitted[1][0][:2] == (tasks.where_held, abs)
+    assert [options["workers"] for _, options in client.submitted] == [["a"], ["b"]]
+
+
+def test_blocks_are_found_by_name_all_or_none():
+    data = {"x-0": "X", "y-0": "y", ("p", 1): "partition"}
+    assert Named([["x-0", "y-0", None], ("p", 1)]).found(data) == [("X", "y", None), "partition"]
+    assert Named([["x-0", "y-1", None]]).found(data) is None
+    assert Named([("p", 1), ("p", 2)]).found(data) is None

@@ -117,6 +117,8 @@ def test_a_fit_whose_futures_are_cancelled_ends_and_leaves_others_alone(client, 
                 if "skdist-server" in str(key)
             )
 
+            fit.wait_for(lambda: any(f"skdist-visit-{token}" in str(key) for key in list(client.futures)))
+
             def cancelled():
                 # A visit may end before it hears of that; then it is the turn of the next one.
                 mine = [key for key in list(client.futures) if token in str(key) and part in str(key)]

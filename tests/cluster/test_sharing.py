@@ -52,7 +52,10 @@ class Cluster:
     def post(self, connection, method, *args):
         self.through_dask.append(method)
         future = Future()
-        future.set_result(getattr(self.actors[connection.incarnation], method)(*args))
+        try:
+            future.set_result(getattr(self.actors[connection.incarnation], method)(*args))
+        except ServerLostError as error:
+            future.set_exception(error)
         self.meanwhile()
         return future
 
@@ -125,6 +128,32 @@ def test_a_learner_that_cannot_accept_a_line_goes_through_dask(cluster_of_fakes,
         join(connection, number)
         connection.leave(number, f"a/{number}")
     assert cluster_of_fakes.through_dask == ["join_from", "leave", "join", "leave"]
+
+
+def test_all_but_the_first_word_of_a_learner_goes_past_dask(cluster_of_fakes):
+    cluster_of_fakes.actors[0]._server = make_server(LEAST_BYTES)
+    connection = cluster_of_fakes.connect()
+    join(connection, 1)
+    assert connection._mailbox is not None
+    assert connection.wait(connection.exchange(update_for(1, size=LEAST_BYTES))).accepted
+    connection.leave(1, "a/1")
+    assert cluster_of_fakes.through_dask == ["join_from"]
+
+
+def test_a_learner_that_comes_before_the_model_waits_for_it(cluster_of_fakes):
+    actor = cluster_of_fakes.actors[0]
+    server, actor._server = actor._server, None
+
+    def begin():
+        if len(cluster_of_fakes.through_dask) == 3:
+            actor._server = server
+
+    plain, plugin = cluster_of_fakes.post, cluster_of_fakes.plugin
+    cluster_of_fakes.post = lambda *args: begin() or plain(*args)
+    order = Visit(1, 0, (Segment(0, 0, 1000),))
+    answer = plugin.join(cluster_of_fakes.connect(), Join(order, "a/1", "a", "tcp://learner"))
+    assert answer.accepted
+    assert cluster_of_fakes.through_dask == ["join_from"] * 4
 
 
 def test_what_was_under_way_when_its_learner_died_is_not_taken_in(cluster_of_fakes):

@@ -627,3 +627,12 @@ def test_workers_that_are_there_from_the_start_leave_partitions_where_they_sit()
     dispatcher.add_worker("b", 1)
     dispatcher.orders()
     assert set(dispatcher.homes.values()) == {"a"}
+
+
+def test_nobody_waits_behind_visits_that_are_to_run_alone():
+    dispatcher = Dispatcher([1000] * 4, {0: "a", 1: "a", 2: "b", 3: "b"}, max_iter=3, queue=1)
+    dispatcher.add_worker("a", 1)
+    dispatcher.add_worker("b", 1)
+    assert [name for name, _ in dispatcher.orders(ahead=False)] == ["a", "b"]
+    assert dispatcher.orders(ahead=False) == []
+    assert [name for name, _ in dispatcher.orders()] == ["a", "b"]
