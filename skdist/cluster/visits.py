@@ -110,6 +110,10 @@ class Visits:
                 self._partitions.holds(name, numbers)
             return report
         except FutureCancelledError as error:
+            # Sent while the cluster was restarted, it may be known to the scheduler alone: it has no input
+            # with which it would go.
+            if order.number in self._futures:
+                await self._client.cancel([self._futures[order.number]], force=True, reason=LOST)
             # Of a result that was lost with its worker, Dask does not say why it is gone.
             if name in (await self._serving.membership.look()).threads:
                 refuse_cancelled(error)

@@ -193,9 +193,9 @@ def test_rows_of_unknown_size_are_streamed_where_they_would_not_fit(here, monkey
         keys = set()
         order = visits.Visits.order
 
-        def watch(self, order=order, keys=keys):
+        def watch(self, ahead=True, order=order, keys=keys):
             keys.add(self._partitions.streamed)
-            order(self)
+            order(self, ahead)
 
         monkeypatch.setattr(visits.Visits, "order", watch)
         clf.fit(*(rows if kind == "frame" else (X, y)))
