@@ -22,6 +22,9 @@ from skdist import DistributedSGDClassifier
 
 PARTITIONS = 16
 
+#: Before each fit: threads of BLAS wait for more work for a while, and keep a processor busy with it.
+SETTLE_SECONDS = 0.3
+
 #: No point is added to a curve after so many seconds.
 CURVE_SECONDS = 10.0
 
@@ -72,6 +75,7 @@ class Entry:
     def run(self) -> None:
         """Fit and note the seconds."""
         progress(f"{self.data.name}: {self.name}")
+        time.sleep(SETTLE_SECONDS)
         if self.limit is not None:
             self._run_apart(self.limit)
             return
