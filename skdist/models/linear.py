@@ -20,6 +20,7 @@ from skdist.models.kernels import dense_steps, sparse_steps, working_memory
 from skdist.models.loss_kernels import fill_gradients, gradient_filler
 from skdist.models.losses import LOSSES, NO_CLASS
 from skdist.models.moments import Moments, refuse_infinite
+from skdist.models.narrow import received, sent
 from skdist.models.noise import GradientNoise
 from skdist.models.partition import Partition, epoch_order
 
@@ -116,7 +117,10 @@ class LinearModel:
     seed: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {each.name: getattr(self, each.name) for each in fields(self)}  # nothing that is cached
+        return sent({each.name: getattr(self, each.name) for each in fields(self)})  # nothing that is cached
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(received(state))
 
     def problem(self) -> dict[str, Any]:
         """Return what must be the same where training goes on from a checkpoint, in terms of JSON."""

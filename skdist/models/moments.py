@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from skdist.models.columns import Places, narrowed, spread, stored_columns, union
 from skdist.models.compile import as_input, kernel
-from skdist.models.narrow import Narrow, fewest_bytes
+from skdist.models.narrow import received, sent
 from skdist.models.prefetch import prefetch_rows
 
 #: Rows of a partition that its alignment is estimated from, and steps of the power iteration.
@@ -80,16 +80,10 @@ class Moments:
     alignment: float
 
     def __getstate__(self) -> dict[str, Any]:
-        # Those of wide rows are most of what is known before training begins.
-        return {
-            name: fewest_bytes(value) if isinstance(value, np.ndarray) else value
-            for name, value in vars(self).items()
-        }
+        return sent(vars(self))  # those of wide rows are most of what is known before training begins
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(
-            {name: value.wide() if isinstance(value, Narrow) else value for name, value in state.items()}
-        )
+        vars(self).update(received(state))
 
     def preconditioner(
         self, batch_size: int, centered: bool = True, unbounded: bool = False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,3 +60,18 @@ def fewest_bytes(values: np.ndarray) -> Narrow:
                     sent = cast
                 break
     return Narrow(sent, values.dtype.str, len(values))
+
+
+def sent(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of an object as they are sent."""
+    return {
+        name: fewest_bytes(value)
+        if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "fiu"
+        else value
+        for name, value in attributes.items()
+    }
+
+
+def received(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes that were sent as they were before."""
+    return {name: value.wide() if isinstance(value, Narrow) else value for name, value in attributes.items()}
