@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -158,3 +159,17 @@ def test_partitions_are_given_layout_dtype_and_codes_of_the_model(sparse):
         assert taken.X.dtype == taken.weights.dtype == np.float32
         np.testing.assert_array_equal(taken.X.toarray() if sparse else taken.X, X)
         np.testing.assert_array_equal(taken.targets, [0, 2, 2])
+
+
+def test_a_model_arrives_as_it_was_sent_without_what_it_keeps_for_itself():
+    X = sp.random_array((200, 1_000), density=2e-3, rng=np.random.default_rng(0), format="csr")
+    model, partition = linear_model(X, np.arange(200) % 3, learning_rate=AutoRate())
+    before = pickle.dumps(model)
+    narrow = model.accept(partition, np.arange(3)).X
+    assert narrow.shape[1] == len(model.columns) < 500
+    assert pickle.dumps(model) == before
+    back = pickle.loads(before)
+    for each in dataclasses.fields(model):
+        np.testing.assert_array_equal(getattr(back, each.name), getattr(model, each.name))
+        assert type(getattr(back, each.name)) is type(getattr(model, each.name))
+    np.testing.assert_array_equal(back.accept(partition, np.arange(3)).X.toarray(), narrow.toarray())
