@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +212,6 @@ def gloss(bench: Bench) -> Task:
         sgd(data, limit=bench.limit), *[e for e in optional(data) if e.name == WABBIT],
     ]  # fmt: skip
     bars = [Bar(CLUSTER, "SGDClassifier", 30), Bar(CLUSTER + note, WABBIT, 4, most_loss=1.27)]
-    entries = [replace(entry, repeat=min(entry.repeat, 2)) for entry in entries]
     return Task(f"wordnet_gloss, {data.rows:,} texts hashed to {HASHED:,}, 45 classes", entries, bars)
 
 

@@ -95,15 +95,20 @@ class Partitions:
         ValueError
             For bad data; the message names the partition.
         """
-        for _ in range(MOST_TRIES - 1):
+        tries = 0
+        while True:
             try:
                 return await self._measure(present)
             except FutureCancelledError as error:
+                # Sent while the cluster was restarted, tasks may be known to the scheduler alone.
+                await self._client.cancel(list(self._passing), force=True, reason=LOST)
                 # Workers were restarted, or what was sent was lost with one: what is not lost for good comes
                 # again. Where all are there as before, nothing was lost but cancelled.
                 if set(present.threads) <= set((await self._membership.look()).threads):
                     refuse_cancelled(error)
-        return await self._measure(present)
+                tries += 1
+                if tries == MOST_TRIES:
+                    raise
 
     async def _measure(self, present: Present) -> list[Summary]:
         self.let_go()  # what is begun again
