@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Collection
 from concurrent.futures import Future
@@ -47,6 +48,7 @@ class ServerActor:
         self._model: Any = None
         self._classes: Any = None
         self._mailboxes: dict[str, Mailbox] = {}  # by learner
+        self._sharing = threading.RLock()  # learners attach theirs in threads of their own
         self._worker: Any = None  # on which it is; known once a learner has joined through Dask
 
     def begin(
@@ -98,18 +100,20 @@ class ServerActor:
 
     def attach(self, learner: str, path: str, nbytes: int) -> bool:
         """Share memory with a learner; return whether that is possible."""
-        self._mailboxes.pop(learner, None)
-        self._drop_abandoned()
-        if size_of(nbytes) > self._unshared():
-            return False
-        mailbox = Mailbox.attach(path, nbytes)
-        if mailbox is not None:
-            self._mailboxes[learner] = mailbox
-        return mailbox is not None
+        with self._sharing:
+            self._mailboxes.pop(learner, None)
+            self._drop_abandoned()
+            if size_of(nbytes) > self._unshared():
+                return False
+            mailbox = Mailbox.attach(path, nbytes)
+            if mailbox is not None:
+                self._mailboxes[learner] = mailbox
+            return mailbox is not None
 
     def _drop_abandoned(self) -> None:
-        for name in [name for name, known in self._mailboxes.items() if known.abandoned]:
-            del self._mailboxes[name]
+        with self._sharing:
+            for name in [name for name, known in self._mailboxes.items() if known.abandoned]:
+                del self._mailboxes[name]
 
     def join(self, join: Join, wants_model: bool = False, mailed: bool = False) -> tuple[Answer, Any]:
         """Let a learner join; see `ParameterServer.join`.
@@ -247,9 +251,9 @@ class ServerActor:
 
     def _unshared(self) -> float:
         """Return the bytes that may still be shared."""
-        return most_shared(self._worker or get_worker()) - sum(
-            [known.size for known in self._mailboxes.values()]
-        )
+        with self._sharing:
+            shared = sum([known.size for known in self._mailboxes.values()])
+        return most_shared(self._worker or get_worker()) - shared
 
     def stop(self) -> int:
         """See `ParameterServer.stop`."""

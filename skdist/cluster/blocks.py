@@ -129,6 +129,11 @@ class Blocks:
         for number in numbers:
             self._holders.setdefault(number, set()).add(worker)
 
+    def lacks(self, worker: str, numbers: Sequence[int]) -> None:
+        """Take in that a worker does not hold all of some any more."""
+        for number in numbers:
+            self._holders.get(number, set()).discard(worker)
+
     async def lost(self, present: Present, loading: Collection[int] = ()) -> list[int]:
         """Return the partitions that are lost, or that only workers hold, or are to make, which are silent.
 
@@ -243,6 +248,7 @@ class Blocks:
             else:
                 self.all[number].release()
                 self.all[number], homes[number] = made, home
+                self._holders.pop(number, None)
                 self._only_on.pop(number, None)
                 if present.silent:
                     self._only_on[number] = frozenset(present.threads)
@@ -269,7 +275,7 @@ class Blocks:
         for each of the numbers where blocks are loaded for it.
 
         ``by_name`` gives tasks the names of the blocks instead: the result is None where a worker does not
-        hold them any more.
+        hold them.
         """
         self._calls += 1
         prefix = f"skdist-{name}-{self._token}-{self._calls}"
@@ -278,7 +284,8 @@ class Blocks:
             return self._compute(lazy, priority=priority, **anywhere(present))
         futures = []
         for together, home in await self._placed(present.threads):
-            named = self.named(together, home) if by_name else None
+            sure = by_name and home in present.threads and not present.silent  # that it runs there
+            named = self.named(together, home) if sure else None
             if named is None:
                 work = call, kind, together, *shared, *self.arguments(together)
             else:
@@ -305,7 +312,7 @@ class Blocks:
             # Where several hold it, the one that has least to do.
             home = min(
                 sorted(self._holders[number]) or holders[0] or [""],
-                key=lambda name: len(homes.get(name, ())) / workers.get(name, 1e-9),
+                key=lambda name: (name not in workers, len(homes.get(name, ())) / workers.get(name, 1)),
             )
             homes.setdefault(home, []).append(number)
         return [

@@ -196,6 +196,10 @@ class Partitions:
         if not self.streamed:
             self._blocks.holds(name, numbers)
 
+    def lacks(self, name: str, numbers: Sequence[int]) -> None:
+        """See `Blocks.lacks`."""
+        self._blocks.lacks(name, numbers)
+
     @asynccontextmanager
     async def on_worker(
         self, name: str, numbers: Sequence[int], present: Callable[[], Present]

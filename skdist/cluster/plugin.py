@@ -31,8 +31,8 @@ from skdist.models.partition import Partition
 FIRST_HEARTBEATS = 5
 FIRST_HEARTBEATS_SECONDS = 0.005
 
-#: Who joins a server that has not begun asks again after so many seconds.
-BEGIN_POLL_SECONDS = 0.001
+#: Who joins a server that has not begun asks again after so many seconds, and after twice as many each time.
+BEGIN_POLL_SECONDS, MOST_POLL_SECONDS = 0.001, 0.05
 
 
 class LearnerPlugin(WorkerPlugin):
@@ -135,19 +135,28 @@ class LearnerPlugin(WorkerPlugin):
         neighbours.end()
         gone.set_result(None)
 
-    def join(self, server: Connection, join: Join) -> Answer:
-        """Join a visit, once the server has begun; the first one to do so learns what is trained as well."""
-        until = time.monotonic() + EXCHANGE_SECONDS
+    def join(self, server: Connection, join: Join) -> tuple[Answer, float]:
+        """Join a visit, once the server has begun; the first one to do so learns what is trained as well.
+
+        Returns
+        -------
+        answer : Answer
+            Of the server.
+        seconds : float
+            Waited for it to begin.
+        """
+        began, pause, waited = time.monotonic(), BEGIN_POLL_SECONDS, 0.0
         while True:
             try:
                 answer, model = server.join(join, self._model is None)
                 break
             except NotBegunError:
-                if time.monotonic() > until:
+                if time.monotonic() - began > EXCHANGE_SECONDS:
                     raise
-                time.sleep(BEGIN_POLL_SECONDS)
+                time.sleep(pause)
+                pause, waited = min(2 * pause, MOST_POLL_SECONDS), time.monotonic() - began
         self._model = self._model or model
-        return answer
+        return answer, waited
 
     def model_of(self, server: Connection) -> Any:
         """Return the model and the classes of the fit; who has not joined a visit asks the server."""

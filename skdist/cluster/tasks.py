@@ -108,11 +108,12 @@ def size_of(partition: Partition) -> int:
 
 
 def where_held(call: Callable[..., T], named: Named, *args: Any) -> T | None:
-    """Return ``call(*args, *blocks)``; None where this worker does not hold the blocks.
+    """Return ``call(*args, *blocks)``; None where this worker does not hold the blocks in its memory.
 
-    They may have been moved since it did.
+    What is spilled only Dask's event loop may load.
     """
-    blocks = named.found(get_worker().data)
+    data = get_worker().data
+    blocks = named.found(getattr(data, "memory", data))
     return None if blocks is None else call(*args, *blocks)
 
 
@@ -215,7 +216,8 @@ def _visit(
     offset, last_epoch, number, lost = 0, order.epoch, 1, False
     try:
         join = Join(order, attempt, learner.name, learner.worker, plugin.link())
-        answer = plugin.join(server, join)
+        answer, seconds = plugin.join(server, join)
+        began += seconds
         offset, last_epoch, number = answer.offset, answer.last_epoch, answer.attempt
         try:
             if answer.accepted:

@@ -26,8 +26,8 @@ from skdist.observers import Observers, Watch
 
 logger = logging.getLogger("skdist")
 
-#: The first visits run for so long, in seconds, before others are sent to wait for their end: a short fit
-#: ends with them.
+#: The first visits run for so long, in seconds, or until one of them ends, before others are sent to wait for
+#: the end of the others: a short fit ends with them.
 ALONE_SECONDS = 0.1
 
 T = TypeVar("T")

@@ -103,6 +103,8 @@ class Visits:
                 self._submit(name, order, tasks.where_held, tasks.visit, named)
                 self._partitions.let_go()
                 report = (await fetch(self._client, [self._futures[order.number]]))[0]
+                if report is None:
+                    self._partitions.lacks(name, numbers)
             if report is None:  # it does not hold them, or not any more
                 async with self._partitions.on_worker(name, numbers, lambda: self._present) as blocks:
                     self._submit(name, order, tasks.visit, blocks=blocks)

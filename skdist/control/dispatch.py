@@ -259,7 +259,7 @@ class Dispatcher:
                         given.append((name, visit))
                         progress = True
         for worker in self._workers.values():
-            worker.idle = ahead and len(worker.flying) < worker.slots + worker.queue
+            worker.idle = len(worker.flying) < worker.slots + (worker.queue if ahead else 0)
         return self._in_company(given)
 
     def _in_company(self, given: list[tuple[str, Visit]]) -> list[tuple[str, Visit]]:

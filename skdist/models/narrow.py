@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+#: What is narrowed.
+WIDE = (np.float32, np.float64, np.int32, np.int64)
+
 #: Whole numbers are tried in these, in turn.
 WHOLE = (np.uint8, np.uint16, np.int32)
 
@@ -66,7 +69,7 @@ def sent(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes of an object as they are sent."""
     return {
         name: fewest_bytes(value)
-        if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "fiu"
+        if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype in WIDE
         else value
         for name, value in attributes.items()
     }

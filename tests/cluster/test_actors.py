@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from skdist import DistributedSGDClassifier
 from skdist.cluster import actors, tasks
 from skdist.cluster.actors import _apart
+from skdist.cluster.blocks import Blocks
+from skdist.cluster.held import Named
 
 
 @given(n_workers=st.integers(1, 9), n_shards=st.integers(0, 12), holder=st.booleans())
@@ -52,3 +54,19 @@ def test_the_server_is_not_given_up_while_rows_are_measured(persisted, monkeypat
     monkeypatch.setattr(actors, "START_SECONDS", 0.2)
     started = DistributedSGDClassifier(max_iter=1, tol=None).fit(*persisted)
     assert started.n_iter_ == 1
+
+
+def test_rows_that_are_not_where_they_were_become_inputs(persisted, monkeypatch):
+    submit, sent = Client.submit, []
+
+    def noted(self, *args, key, **kwargs):
+        sent.append(str(key))
+        return submit(self, *args, key=key, **kwargs)
+
+    monkeypatch.setattr(Client, "submit", noted)
+    monkeypatch.setattr(Blocks, "named", lambda self, numbers, worker: Named(["nobody's"] * len(numbers)))
+    clf = DistributedSGDClassifier("log_loss", max_iter=3, tol=None).fit(*persisted)
+    assert [epoch.rows for epoch in clf.history_.epochs] == [12_000] * 3
+    visits = [key for key in sent if "visit" in key]
+    assert 2 * sum("-again" in key for key in visits) == len(visits)
+    assert len({key.split("',")[0] for key in sent if "measure" in key}) == 2

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import time
 import weakref
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -140,6 +141,24 @@ def test_all_but_the_first_word_of_a_learner_goes_past_dask(cluster_of_fakes):
     assert cluster_of_fakes.through_dask == ["join_from"]
 
 
+def test_many_learners_attach_at_once(cluster_of_fakes, monkeypatch):
+    class Abandoned(SimpleNamespace):
+        @property
+        def abandoned(self):
+            time.sleep(0)  # reason=lets other threads run, as the look at the file does
+            return self.number % 2
+
+    attached = iter(range(400))
+    monkeypatch.setattr(
+        actors.Mailbox, "attach", lambda path, nbytes: Abandoned(number=next(attached), size=nbytes)
+    )
+    actor = cluster_of_fakes.actors[0]
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(lambda number: actor.attach(f"learner-{number}", "", 10), range(400)))
+    actor._drop_abandoned()
+    assert len(actor._mailboxes) == 200
+
+
 def test_a_learner_that_comes_before_the_model_waits_for_it(cluster_of_fakes):
     actor = cluster_of_fakes.actors[0]
     server, actor._server = actor._server, None
@@ -151,8 +170,9 @@ def test_a_learner_that_comes_before_the_model_waits_for_it(cluster_of_fakes):
     plain, plugin = cluster_of_fakes.post, cluster_of_fakes.plugin
     cluster_of_fakes.post = lambda *args: begin() or plain(*args)
     order = Visit(1, 0, (Segment(0, 0, 1000),))
-    answer = plugin.join(cluster_of_fakes.connect(), Join(order, "a/1", "a", "tcp://learner"))
+    answer, seconds = plugin.join(cluster_of_fakes.connect(), Join(order, "a/1", "a", "tcp://learner"))
     assert answer.accepted
+    assert seconds > 0
     assert cluster_of_fakes.through_dask == ["join_from"] * 4
 
 
