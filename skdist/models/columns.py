@@ -89,8 +89,7 @@ class Places:
         self._among = among
         self._table: np.ndarray | None = None
         if among is not None and len(among) and among[-1] < LONGEST_TABLE * len(among):
-            self._table = np.empty(int(among[-1]) + 1, dtype=np.int32 if len(among) < 2**31 else np.intp)
-            self._table[among] = np.arange(len(among), dtype=self._table.dtype)
+            self._table = table_of(among, int(among[-1]) + 1)
 
     def of(self, columns: np.ndarray | None) -> Any:
         """Return the places of some columns, as an index; a slice of all where these are all there are."""
@@ -105,7 +104,7 @@ class Places:
 
 def table_of(columns: np.ndarray, width: int) -> np.ndarray:
     """Return the place of each of all columns among some, -1 where it is none of them."""
-    table = np.full(width, -1, dtype=np.int32 if width < 2**31 else np.int64)
+    table = np.full(width, -1, dtype=np.int32 if len(columns) < 2**31 else np.int64)
     table[columns] = np.arange(len(columns), dtype=table.dtype)
     return table
 

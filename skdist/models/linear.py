@@ -15,12 +15,12 @@ from sklearn.utils.extmath import safe_sparse_dot
 from skdist.control.schedules import PASSIVE_AGGRESSIVE_1, Schedule
 from skdist.exceptions import DivergedError, UnlikeSampleError
 from skdist.models.columns import digest_of, narrowed, spread, table_of
+from skdist.models.compact import received, sent
 from skdist.models.compile import as_input
 from skdist.models.kernels import dense_steps, sparse_steps, working_memory
 from skdist.models.loss_kernels import fill_gradients, gradient_filler
 from skdist.models.losses import LOSSES, NO_CLASS
 from skdist.models.moments import Moments, refuse_infinite
-from skdist.models.narrow import received, sent
 from skdist.models.noise import GradientNoise
 from skdist.models.partition import Partition, epoch_order
 

@@ -11,8 +11,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from skdist.models.columns import Places, narrowed, spread, stored_columns, union
+from skdist.models.compact import received, sent
 from skdist.models.compile import as_input, kernel
-from skdist.models.narrow import received, sent
 from skdist.models.prefetch import prefetch_rows
 
 #: Rows of a partition that its alignment is estimated from, and steps of the power iteration.

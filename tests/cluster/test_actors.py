@@ -1,6 +1,7 @@
 import itertools
 import time
 
+import pytest
 from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,14 +31,20 @@ def test_without_shards_the_server_may_be_anywhere():
     assert _apart(["a", "b"], ["a", "b"], 0) == [["a", "b"]]
 
 
-def test_the_server_starts_behind_the_tasks_that_measure_rows_which_are_held(persisted, monkeypatch):
-    submit, sent = Client.submit, []
+@pytest.fixture
+def sent(monkeypatch):
+    """The keys of what is submitted."""
+    submit, keys = Client.submit, []
 
     def noted(self, *args, key, **kwargs):
-        sent.append(str(key))
+        keys.append(str(key))
         return submit(self, *args, key=key, **kwargs)
 
     monkeypatch.setattr(Client, "submit", noted)
+    return keys
+
+
+def test_the_server_starts_behind_the_tasks_that_measure_rows_which_are_held(persisted, sent):
     DistributedSGDClassifier(max_iter=1, tol=None).fit(*persisted)
     kinds = [next(kind for kind in ("measure", "server", "visit") if kind in key) for key in sent]
     assert [kind for kind, _ in itertools.groupby(kinds)] == ["measure", "server", "visit"]
@@ -56,14 +63,7 @@ def test_the_server_is_not_given_up_while_rows_are_measured(persisted, monkeypat
     assert started.n_iter_ == 1
 
 
-def test_rows_that_are_not_where_they_were_become_inputs(persisted, monkeypatch):
-    submit, sent = Client.submit, []
-
-    def noted(self, *args, key, **kwargs):
-        sent.append(str(key))
-        return submit(self, *args, key=key, **kwargs)
-
-    monkeypatch.setattr(Client, "submit", noted)
+def test_rows_that_are_not_where_they_were_become_inputs(persisted, sent, monkeypatch):
     monkeypatch.setattr(Blocks, "named", lambda self, numbers, worker: Named(["nobody's"] * len(numbers)))
     clf = DistributedSGDClassifier("log_loss", max_iter=3, tol=None).fit(*persisted)
     assert [epoch.rows for epoch in clf.history_.epochs] == [12_000] * 3

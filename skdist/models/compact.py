@@ -1,4 +1,7 @@
-"""Arrays on their way: in as few bytes as keep all values."""
+"""Arrays on their way: in as few bytes as keep all values.
+
+States that are mostly zero, which these are not, are sent by `skdist.cluster.thin`.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-#: What is narrowed.
-WIDE = (np.float32, np.float64, np.int32, np.int64)
+#: What is sent so.
+COMPACTED = (np.float32, np.float64, np.int32, np.int64)
 
 #: Whole numbers are tried in these, in turn.
 WHOLE = (np.uint8, np.uint16, np.int32)
 
 
-class Narrow(NamedTuple):
+class Compact(NamedTuple):
     """An array in the dtype that is sent.
 
     Attributes
@@ -38,7 +41,7 @@ class Narrow(NamedTuple):
         return np.full(self.size, self.values[0], self.dtype)
 
 
-def fewest_bytes(values: np.ndarray) -> Narrow:
+def fewest_bytes(values: np.ndarray) -> Compact:
     """Return an array in one dimension as it is sent; what comes back is equal to the bit.
 
     Examples
@@ -62,14 +65,14 @@ def fewest_bytes(values: np.ndarray) -> Narrow:
                 if np.array_equal(cast.astype(values.dtype).view(bits.dtype), bits):
                     sent = cast
                 break
-    return Narrow(sent, values.dtype.str, len(values))
+    return Compact(sent, values.dtype.str, len(values))
 
 
 def sent(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes of an object as they are sent."""
     return {
         name: fewest_bytes(value)
-        if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype in WIDE
+        if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype in COMPACTED
         else value
         for name, value in attributes.items()
     }
@@ -77,4 +80,4 @@ def sent(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def received(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return attributes that were sent as they were before."""
-    return {name: value.wide() if isinstance(value, Narrow) else value for name, value in attributes.items()}
+    return {name: value.wide() if isinstance(value, Compact) else value for name, value in attributes.items()}

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from skdist.models.compact import fewest_bytes
 from skdist.models.moments import measure
-from skdist.models.narrow import fewest_bytes
 
 NUMBERS = st.one_of(
     st.integers(-(2**40), 2**40),
