@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from skdist.models.compile import as_input, kernel
+
 #: Where more than this share of the columns is stored, all are kept.
 MOST_SHARE = 0.5
 
@@ -27,9 +29,15 @@ LONGEST_TABLE = 24
 def stored_columns(rows: Any) -> np.ndarray | None:
     """Return the columns that CSR rows store; None where those are not much fewer than all."""
     mask = np.zeros(rows.shape[1], dtype=bool)
-    mask[rows.indices] = True
+    _mark(as_input(rows.indices), mask)
     columns = np.flatnonzero(mask)
     return columns if len(columns) <= MOST_SHARE * rows.shape[1] else None
+
+
+@kernel
+def _mark(indices, mask):
+    for j in indices:
+        mask[np.uintp(j)] = True
 
 
 def digest_of(columns: np.ndarray) -> str:

@@ -17,12 +17,14 @@ from skdist.exceptions import DivergedError, UnlikeSampleError
 from skdist.models.columns import digest_of, narrowed, spread, table_of
 from skdist.models.compact import received, sent
 from skdist.models.compile import as_input
-from skdist.models.kernels import dense_steps, sparse_steps, working_memory
+from skdist.models.dense_kernels import dense_steps
+from skdist.models.kernels import working_memory
 from skdist.models.loss_kernels import fill_gradients, gradient_filler
 from skdist.models.losses import LOSSES, NO_CLASS
 from skdist.models.moments import Moments, refuse_infinite
 from skdist.models.noise import GradientNoise
 from skdist.models.partition import Partition, epoch_order
+from skdist.models.sparse_kernels import sparse_steps
 
 #: The average of adaptive schedules weighs the iterate after t steps by about this power of t.
 AVERAGE_POWER = 8.0
@@ -78,7 +80,7 @@ class LinearModel:
         What an improvement of the loss is measured in.
     share : ndarray of shape (width,) or (0,)
         Part of the penalties of a coefficient that a row takes by its weight; sparse only, see
-        `skdist.models.kernels.sparse_steps`.
+        `skdist.models.sparse_kernels.sparse_steps`.
     sweep : int
         Steps between two looks at all coefficients; sparse only.
     shuffle : bool
@@ -375,8 +377,8 @@ class LinearModel:
         if self.sparse:
             total = sparse_steps(
                 as_input(X.data), as_input(X.indices), as_input(X.indptr), targets, weights,
-                order, start, stop, self.batch_size, state, float(t), fill,
-                loss.code, self.epsilon, class_weights, self._positive, l1, self.l2,
+                order, start, stop, self.batch_size, state[..., 0] if self.n_problems == 1 else state,
+                float(t), fill, loss.code, self.epsilon, class_weights, self._positive, l1, self.l2,
                 self.fit_intercept, scale, as_input(self.share), schedule.code, passive,
                 schedule.eta0 * rate, schedule.parameter, averaged, power, average_from, self._least,
                 self.sweep, sums, squares, *memory,

@@ -14,6 +14,7 @@ from skdist.models.columns import Places, narrowed, spread, stored_columns, unio
 from skdist.models.compact import received, sent
 from skdist.models.compile import as_input, kernel
 from skdist.models.prefetch import prefetch_rows
+from skdist.models.sparse_kernels import stored
 
 #: Rows of a partition that its alignment is estimated from, and steps of the power iteration.
 ALIGNMENT_ROWS = 256
@@ -204,13 +205,13 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
     low, high = np.full(width, np.inf, X.dtype), np.full(width, -np.inf, X.dtype)
     if sp.issparse(X):
         parts = as_input(X.data), as_input(X.indices), as_input(X.indptr)
-        _sparse_sums(*parts, as_input(weights), sums, low, high)
-        stored = float(X.nnz)
+        _sparse_sums(*parts, as_input(weights), sums[1], sums[2], low, high)
+        values = float(X.nnz)
         low, high = np.minimum(low, 0), np.maximum(high, 0)
     else:
         pivot = X[0].astype(np.float64) if n_rows else np.zeros(width)
         _dense_sums(as_input(X), pivot, as_input(weights), sums, low, high)
-        stored = float(n_rows) * width
+        values = float(n_rows) * width
     weight = float(weights.sum(dtype=np.float64))
     if not (np.isfinite(sums).all() and np.isfinite(weight)):
         refuse_infinite(X, weights, columns)
@@ -232,7 +233,7 @@ def measure(X: Any, weights: np.ndarray) -> Moments:
         high=high,
         present=present,
         sparse=sp.issparse(X),
-        stored=stored,
+        stored=values,
         heaviest=float(weights.max(initial=0.0)),
         weight_square=float(np.vdot(weights, weights)),
         alignment=_alignment(X, mean, deviation, present),
@@ -374,14 +375,13 @@ def _dense_sums(X, pivot, weights, sums, low, high):
 
 
 @kernel
-def _sparse_sums(data, indices, indptr, weights, sums, low, high):
+def _sparse_sums(data, indices, indptr, weights, squares, present, low, high):
     for i in range(len(indptr) - 1):
-        for p in range(indptr[i], indptr[i + 1]):
-            j = indices[p]
+        weight = weights[i]
+        for p in stored(indptr, i):
+            j = np.uintp(indices[p])
             value = data[p]
-            part = weights[i] * value
-            sums[0, j] += part
-            sums[1, j] += part * value
-            sums[2, j] += weights[i]
+            squares[j] += weight * value * value
+            present[j] += weight
             low[j] = min(low[j], value)
             high[j] = max(high[j], value)

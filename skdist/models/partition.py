@@ -184,6 +184,9 @@ def convert_rows(X: Any) -> Any:
         if not X.has_canonical_format:
             X = X.copy()
             X.sum_duplicates()
+        # SciPy takes any, and a kernel reads and writes what it is told to.
+        if X.nnz and not 0 <= X.indices.min() <= X.indices.max() < X.shape[1]:
+            raise ValueError(f"X stores values in columns that it does not have: it has {X.shape[1]}.")
         return X
     if hasattr(X, "asformat"):  # pydata/sparse
         X = X if hasattr(X, "to_scipy_sparse") else X.asformat("coo")
