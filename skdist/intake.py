@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.sparse as sp
 
-from skdist.models import arrays, moments
+from skdist.models import arrays, measuring
 from skdist.models.arrays import convert_arrays
 from skdist.models.partition import Partition, assemble, convert
 from skdist.models.targets import measure_targets
@@ -63,7 +63,7 @@ class Tables:
 
     def refuse_infinite(self, partition: Partition) -> None:
         """Raise a ValueError where a partition that is not measured holds NaN or infinity."""
-        moments.refuse_infinite(partition.X, partition.weights)
+        measuring.refuse_infinite(partition.X, partition.weights)
 
     def shows_infinite(self, partition: Partition) -> bool:
         """Whether training shows NaN and infinity: the coefficients of dense rows are looked at after it."""

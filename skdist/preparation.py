@@ -21,7 +21,8 @@ from skdist.models.columns import Places
 from skdist.models.compile import as_input
 from skdist.models.linear import LinearModel, sweep_interval
 from skdist.models.losses import LOSSES
-from skdist.models.moments import Moments, combine, measure
+from skdist.models.measuring import measure
+from skdist.models.moments import Moments, combine
 from skdist.models.partition import Partition
 from skdist.models.targets import Classes, Targets, measure_targets
 from skdist.models.validation import BLOCK_ROWS, SplitSummary, summarize_split

@@ -13,7 +13,7 @@ import numpy as np
 
 from skdist.control.schedules import CONSTANT, Schedule
 from skdist.models.linear import LinearModel
-from skdist.models.moments import measure
+from skdist.models.measuring import measure
 from skdist.models.partition import Partition, row_order, rows_per_page
 
 CASES = [

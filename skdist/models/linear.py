@@ -21,7 +21,8 @@ from skdist.models.dense_kernels import dense_steps
 from skdist.models.kernels import working_memory
 from skdist.models.loss_kernels import fill_gradients, gradient_filler
 from skdist.models.losses import LOSSES, NO_CLASS
-from skdist.models.moments import Moments, refuse_infinite
+from skdist.models.measuring import refuse_infinite
+from skdist.models.moments import Moments
 from skdist.models.noise import GradientNoise
 from skdist.models.partition import Partition, epoch_order
 from skdist.models.sparse_kernels import sparse_steps

@@ -1,4 +1,4 @@
-"""First and second moments of the features, in one pass over the rows, added up over partitions."""
+"""First and second moments of the features, added up over partitions."""
 
 from __future__ import annotations
 
@@ -8,17 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
-from skdist.models.columns import Places, narrowed, spread, stored_columns, union
+from skdist.models.columns import Places, spread, union
 from skdist.models.compact import received, sent
-from skdist.models.compile import as_input, kernel
-from skdist.models.prefetch import prefetch_rows
-from skdist.models.sparse_kernels import stored
-
-#: Rows of a partition that its alignment is estimated from, and steps of the power iteration.
-ALIGNMENT_ROWS = 256
-POWER_ITERATIONS = 12
 
 #: The farthest value of a feature may have so many times the mean squared norm, where slopes are not bounded:
 #: the step of `skdist.control.schedules.AutoRate`, b/8 over that norm, is then stable for it (1.5 < 2).
@@ -26,9 +18,6 @@ FARTHEST = 12
 
 #: Rounds of bounding scales and norm by one another; the norm only falls, and settles within a few.
 BOUND_ITERATIONS = 10
-
-#: Rows are asked for so many rows before they are worked on.
-ROWS_AHEAD = 32
 
 
 @dataclass(frozen=True)
@@ -187,103 +176,6 @@ class Moments:
         return float((self.weight + squares.sum()) / self.rows)
 
 
-def measure(X: Any, weights: np.ndarray) -> Moments:
-    """Return the moments of the rows of X.
-
-    Raises
-    ------
-    ValueError
-        Where X holds NaN or infinity.
-    """
-    n_features, columns = X.shape[1], None
-    if sp.issparse(X):
-        columns = stored_columns(X)
-        X = X if columns is None else narrowed(X, columns)
-    n_rows, width = X.shape
-    sums = np.zeros((3, width))
-    # In the dtype of the rows, of which they are some: less to convert, and to send.
-    low, high = np.full(width, np.inf, X.dtype), np.full(width, -np.inf, X.dtype)
-    if sp.issparse(X):
-        parts = as_input(X.data), as_input(X.indices), as_input(X.indptr)
-        _sparse_sums(*parts, as_input(weights), sums[1], sums[2], low, high)
-        values = float(X.nnz)
-        low, high = np.minimum(low, 0), np.maximum(high, 0)
-    else:
-        pivot = X[0].astype(np.float64) if n_rows else np.zeros(width)
-        _dense_sums(as_input(X), pivot, as_input(weights), sums, low, high)
-        values = float(n_rows) * width
-    weight = float(weights.sum(dtype=np.float64))
-    if not (np.isfinite(sums).all() and np.isfinite(weight)):
-        refuse_infinite(X, weights, columns)
-        raise ValueError("The values of X are too large to be squared. Scale them down.")
-    if sp.issparse(X):
-        mean, deviation, present = np.zeros(width), sums[1], sums[2]
-    else:
-        share = sums[0] / weight if weight > 0 else np.zeros(width)
-        mean, deviation = pivot + share, np.maximum(sums[1] - weight * share**2, 0.0)
-        present = np.full(width, weight)
-    return Moments(
-        rows=n_rows,
-        weight=weight,
-        n_features=n_features,
-        columns=columns,
-        mean=mean,
-        deviation=deviation,
-        low=low,
-        high=high,
-        present=present,
-        sparse=sp.issparse(X),
-        stored=values,
-        heaviest=float(weights.max(initial=0.0)),
-        weight_square=float(np.vdot(weights, weights)),
-        alignment=_alignment(X, mean, deviation, present),
-    )
-
-
-def refuse_infinite(X: Any, weights: np.ndarray, columns: np.ndarray | None = None) -> None:
-    """Raise a ValueError where X or the weights hold NaN or infinity; ``columns`` are those of X."""
-    values = X.data if sp.issparse(X) else X
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(values.sum()) and np.isfinite(weights.sum()):  # no array as large as X
-            return
-    bad = ~np.isfinite(values)
-    if bad.any():
-        where = np.flatnonzero(bad.any(axis=0)) if bad.ndim == 2 else np.unique(X.indices[bad])
-        where = where if columns is None else columns[where]
-        nan = np.isnan(values[bad])
-        kinds = " and ".join(["NaN"] * bool(nan.any()) + ["infinity"] * (not nan.all()))
-        raise ValueError(
-            f"X contains {kinds} ({int(bad.sum())} values; columns "
-            f"{', '.join(map(str, where[:5]))}{' ...' if len(where) > 5 else ''}). "
-            "Fill them or drop their rows first: a DataFrame with X.fillna(X.mean()), an array in memory "
-            "with sklearn.impute.SimpleImputer."
-        )
-    if not np.isfinite(weights).all():
-        raise ValueError("sample_weight contains NaN or infinity.")
-
-
-def _alignment(X: Any, mean: np.ndarray, deviation: np.ndarray, present: np.ndarray) -> float:
-    """Estimate the largest eigenvalue of the scaled second moments, as a share of their trace."""
-    chosen = np.linspace(0, X.shape[0] - 1, min(X.shape[0], ALIGNMENT_ROWS)).astype(int)
-    moving = (deviation > 0) & (present > 0)
-    if len(chosen) < 2 or not moving.any():
-        return 1.0
-    factor = np.sqrt(np.where(moving, present, 0.0) / np.where(moving, deviation, 1.0))
-    rows = X[chosen]
-    rows = rows.multiply(factor).tocsr() if sp.issparse(rows) else (rows - mean) * factor
-    squares = float(rows.power(2).sum()) if sp.issparse(rows) else float(np.vdot(rows, rows))
-    if squares == 0.0:
-        return 1.0
-    rows = rows / math.sqrt(squares)  # the eigenvalues then add up to 1, and no power of them is out of range
-    # Any start will do that is not likely to be orthogonal to the direction sought.
-    direction = before = np.ones(rows.shape[0]) + np.arange(rows.shape[0]) % 2
-    across = rows.T
-    for _ in range(POWER_ITERATIONS):
-        before, direction = direction, rows @ (across @ direction)
-    length = float(np.linalg.norm(before))
-    return min(1.0, float(np.linalg.norm(direction)) / length) if length > 0 else 1.0
-
-
 def combine(parts: Sequence[Moments]) -> Moments:
     """Return the moments of all rows together (Chan, Golub and LeVeque, 1983)."""
     if len(parts) == 1:
@@ -333,55 +225,3 @@ def _combined_alignment(parts: Sequence[Moments], own: Sequence[Any], deviation:
     shares = [float((part.deviation * inverse[at]).sum()) for part, at in zip(parts, own, strict=True)]
     within = sum(part.alignment * share for part, share in zip(parts, shares, strict=True))
     return min(1.0, (within + max(total - sum(shares), 0.0)) / total) if total else 1.0
-
-
-@kernel
-def _dense_sums(X, pivot, weights, sums, low, high):
-    # Four rows at a time: the sums, not the rows, would limit the speed.
-    n_rows, n_features = X.shape
-    first = sums[0]
-    second = sums[1]
-    address, row_bytes = np.uintp(X.ctypes.data), n_features * X.itemsize
-    zero = weights.dtype.type(0)
-    last = n_rows - 1
-    for i in range(0, n_rows, 4):
-        # Where fewer are left, the last one is taken again, without weight.
-        b, c, d = min(i + 1, last), min(i + 2, last), min(i + 3, last)
-        x0, x1, x2, x3 = X[i], X[b], X[c], X[d]
-        w0, w1, w2, w3 = weights[i], weights[b], weights[c], weights[d]
-        if i + 3 > last:
-            w1 = w1 if b > i else zero
-            w2 = w2 if c > b else zero
-            w3 = zero
-        prefetch_rows(address + np.uintp((i + ROWS_AHEAD) * row_bytes), 4, row_bytes)
-        # One array written per loop, or the compiler gives up proving that they do not overlap.
-        for j in range(n_features):
-            least = x0[j] if x0[j] < x1[j] else x1[j]
-            least = x2[j] if x2[j] < least else least
-            least = x3[j] if x3[j] < least else least
-            low[j] = least if least < low[j] else low[j]
-        for j in range(n_features):
-            most = x0[j] if x0[j] > x1[j] else x1[j]
-            most = x2[j] if x2[j] > most else most
-            most = x3[j] if x3[j] > most else most
-            high[j] = most if most > high[j] else high[j]
-        for j in range(n_features):
-            p = pivot[j]
-            first[j] += w0 * (x0[j] - p) + w1 * (x1[j] - p) + w2 * (x2[j] - p) + w3 * (x3[j] - p)
-        for j in range(n_features):
-            p = pivot[j]
-            y0, y1, y2, y3 = x0[j] - p, x1[j] - p, x2[j] - p, x3[j] - p
-            second[j] += w0 * y0 * y0 + w1 * y1 * y1 + w2 * y2 * y2 + w3 * y3 * y3
-
-
-@kernel
-def _sparse_sums(data, indices, indptr, weights, squares, present, low, high):
-    for i in range(len(indptr) - 1):
-        weight = weights[i]
-        for p in stored(indptr, i):
-            j = np.uintp(indices[p])
-            value = data[p]
-            squares[j] += weight * value * value
-            present[j] += weight
-            low[j] = min(low[j], value)
-            high[j] = max(high[j], value)

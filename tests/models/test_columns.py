@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from skdist.models.columns import Places, narrowed, spread, stored_columns, union
+from skdist.models.columns import Places, compacted, narrowed, spread, union
 
 
 def rows_in(columns, n_features, n_rows=20, seed=0):
@@ -10,11 +10,24 @@ def rows_in(columns, n_features, n_rows=20, seed=0):
     return sp.csr_array((X.data, (X.row, np.asarray(columns)[X.col])), shape=(n_rows, n_features))
 
 
-def test_columns_are_those_stored_and_all_where_most_are():
-    X = rows_in([3, 5, 11], 100)
-    np.testing.assert_array_equal(stored_columns(X), [3, 5, 11])
-    assert stored_columns(rows_in([0, 1, 2], 5)) is None
-    assert len(stored_columns(sp.csr_array((4, 7)))) == 0
+@pytest.mark.parametrize("columns", [[3, 5, 11], [0, 63, 64, 99], list(range(40, 80))])
+def test_compacted_rows_have_the_columns_that_are_stored(columns):
+    X = rows_in(columns, 100)
+    found, rows = compacted(X)
+    np.testing.assert_array_equal(found, columns)
+    np.testing.assert_array_equal(rows.toarray(), X.toarray()[:, columns])
+
+
+def test_rows_stay_as_they_are_where_most_columns_are_stored():
+    X = rows_in([0, 1, 2], 5)
+    assert compacted(X) == (None, X)
+    assert compacted(rows_in(range(51), 100))[0] is None
+
+
+def test_rows_that_store_nothing_have_no_columns():
+    found, rows = compacted(sp.csr_array((4, 7)))
+    assert len(found) == 0
+    assert rows.shape == (4, 0)
 
 
 def test_union():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from skdist.models.compact import fewest_bytes
-from skdist.models.moments import measure
+from skdist.models.measuring import measure
 
 NUMBERS = st.one_of(
     st.integers(-(2**40), 2**40),

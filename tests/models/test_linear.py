@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from skdist.control.schedules import AutoRate
 from skdist.exceptions import DivergedError
 from skdist.models.linear import sweep_interval
-from skdist.models.moments import measure
+from skdist.models.measuring import measure
 from skdist.models.partition import convert
 from tests.fakes import linear_model, rows_of
 

@@ -4,7 +4,8 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skdist.models.moments import combine, measure
+from skdist.models.measuring import measure
+from skdist.models.moments import combine
 
 
 def weighted_rows(n_rows, n_features, seed, dtype=np.float64):
@@ -218,6 +219,14 @@ def test_alignment_is_the_share_of_the_largest_eigenvalue(share):
     estimated = measure(X * np.arange(1, 11), np.ones(len(X))).alignment
     # Estimated from some rows only: those of independent features seem a little aligned.
     assert spectrum[-1] / 10 * 0.85 < estimated < spectrum[-1] / 10 * 1.25 + 0.05
+
+
+def test_alignment_of_sparse_rows_is_the_share_of_the_largest_eigenvalue():
+    X = sp.random_array((256, 40), density=0.2, rng=np.random.default_rng(0), format="csr")
+    rows = X.toarray()
+    scaled = rows / np.sqrt((rows**2).sum(axis=0) / (rows != 0).sum(axis=0))
+    spectrum = np.linalg.eigvalsh(scaled.T @ scaled)
+    assert measure(X, np.ones(256)).alignment == pytest.approx(spectrum[-1] / spectrum.sum(), rel=1e-3)
 
 
 def test_alignment_of_parts_is_that_of_the_whole_where_they_are_alike():

@@ -148,6 +148,13 @@ def test_frames_become_one_float_array():
     assert convert_rows(frame.assign(c=[1, 2])).dtype == np.float64
 
 
+@pytest.mark.parametrize("column", [-1, 3])
+def test_columns_that_there_are_not_are_refused(column):
+    X = sp.csr_array((np.ones(2), np.array([0, column]), np.array([0, 1, 2])), shape=(2, 3))
+    with pytest.raises(ValueError, match="columns that it does not have: it has 3"):
+        convert_rows(X)
+
+
 def test_missing_values_of_nullable_columns_become_nan():
     frame = pd.DataFrame({"a": pd.array([1, None], dtype="Int64")})
     np.testing.assert_array_equal(convert_rows(frame), [[1.0], [np.nan]])
